@@ -1,0 +1,75 @@
+//! What goes into the log and what comes back: typed, protobuf, versioned.
+//! Owns the encoding of entries; decides nothing about their effect (`apply` does).
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::wire::etcdserverpb as pb;
+use crate::wire::log;
+pub use crate::wire::log::command::Kind;
+
+/// Commands proposed together: the data of one log entry.
+pub type Batch = log::EntryBatch;
+
+/// One change to the replicated state.
+pub type Command = log::Command;
+
+impl From<Kind> for Command {
+    fn from(kind: Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+/// Why a log entry cannot be read. The member must stop: applying on would diverge.
+#[derive(Debug, thiserror::Error)]
+#[error("log entry {index} is not one of ours: {source}")]
+pub struct UndecodableEntry {
+    pub index: u64,
+    pub source: prost::DecodeError,
+}
+
+/// # Errors
+/// When the bytes are no entry of ours.
+pub fn decode(index: u64, data: &Bytes) -> Result<Batch, UndecodableEntry> {
+    Batch::decode(data.clone()).map_err(|source| UndecodableEntry { index, source })
+}
+
+/// What a command did. Response headers carry only the revision; `rpc` fills in the rest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Put(pb::PutResponse),
+    DeleteRange(pb::DeleteRangeResponse),
+    Txn(pb::TxnResponse),
+    Compact(pb::CompactionResponse),
+    LeaseGrant(pb::LeaseGrantResponse),
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    LeaseCheckpoint,
+    Alarm(pb::AlarmResponse),
+    Member,
+}
+
+/// Why apply refused a command. The same on every member; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("key not found")]
+    KeyNotFound,
+    #[error("required revision has been compacted")]
+    Compacted,
+    #[error("required revision is a future revision")]
+    FutureRevision,
+    #[error("requested lease not found")]
+    LeaseNotFound,
+    #[error("lease already exists")]
+    LeaseExists,
+    #[error("too large lease TTL")]
+    LeaseTtlTooLarge,
+    #[error("database space exceeded")]
+    NoSpace,
+    #[error("corrupt cluster")]
+    Corrupt,
+    #[error("unknown command")]
+    UnknownCommand,
+}
+
+/// What the proposer of a command is told.
+pub type CommandResult = Result<Outcome, Rejection>;

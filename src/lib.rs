@@ -1,0 +1,15 @@
+//! Decklog: a replicated key-value server that speaks the etcd v3 API.
+//!
+//! ```text
+//! client -> rpc -> consensus (raft) -> log (flushed) -> apply -> mvcc (index + store) -> watch -> client
+//!            |                                                    ^
+//!            +------------- read: barrier, then the Reader -------+
+//! ```
+//!
+//! The modules in reading order.
+
+pub mod ids;
+pub mod wire;
+pub mod command;
+pub mod storage;
+pub mod consensus;

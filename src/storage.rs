@@ -1,0 +1,116 @@
+//! What touches the disk: the engine under the store and the log's segments.
+//! Owns bytes and their checksums; knows nothing of keys, leases or raft. The only module that names
+//! sled or opens data files.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::ids::{FullRevision, LogPosition, Revision};
+
+/// A fault of the disk or of what stands on it. Never "not found": absence is an `Option`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+    /// Bytes that fail their checksum or their grammar. Never read as data.
+    #[error("{place} is damaged: {detail}")]
+    Damaged { place: String, detail: String },
+    /// The disk is full. Nothing of the write is kept; it may be tried again.
+    #[error("{path}: no space left on the device")]
+    Full { path: String },
+    /// Another process holds the data directory.
+    #[error("{path} is in use by another process")]
+    Locked { path: String },
+}
+
+/// One stored change: the value of a key at a revision, or its deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredChange {
+    pub at: FullRevision,
+    pub tombstone: bool,
+    /// The encoded `mvccpb.KeyValue`; for a tombstone only its key is set.
+    pub pair: Bytes,
+}
+
+/// The small tables beside the revisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    Meta,
+    Lease,
+    Alarm,
+    Member,
+    Auth,
+}
+
+/// A change to a small table; no value removes the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableWrite {
+    pub table: Table,
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+}
+
+/// The whole change of a run of log entries, up to and including `applied`.
+#[derive(Clone, Debug, Default)]
+pub struct Round {
+    pub applied: LogPosition,
+    /// Rising in revision, above everything written before.
+    pub changes: Vec<StoredChange>,
+    /// In order; a later write of the same key wins.
+    pub tables: Vec<TableWrite>,
+}
+
+/// Bytes of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Files on disk.
+    pub on_disk: u64,
+    /// Encoded revisions and tables that are not removed.
+    pub in_use: u64,
+}
+
+/// Where the state lives between starts. Writes come from one thread; reads from any, also during a write.
+///
+/// What a crash leaves is always the state after some whole number of rounds, at least all those before the
+/// last completed `flush`.
+pub trait Store: Send + Sync + 'static {
+    /// The position of the newest round written (after opening: of what was recovered).
+    fn applied(&self) -> LogPosition;
+
+    /// Writes one round, atomically; durable only after `flush`.
+    fn write(&self, round: &Round) -> Result<(), Error>;
+
+    /// Makes every round written before this call durable and returns the position they reach.
+    fn flush(&self) -> Result<LogPosition, Error>;
+
+    /// The encoded pair of one change.
+    fn read(&self, at: FullRevision) -> Result<Option<StoredChange>, Error>;
+
+    /// Visits the changes in `from..to` in rising order until told to stop.
+    fn scan(
+        &self,
+        from: FullRevision,
+        to: FullRevision,
+        visit: &mut dyn FnMut(&StoredChange) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Everything in a small table, in key order.
+    fn table(&self, table: Table) -> Result<Vec<(Bytes, Bytes)>, Error>;
+
+    /// Removes, among the changes in `from..=through` (main revisions), those that `keep` refuses; stops after
+    /// about `limit` changes looked at. Returns where to go on, or `None` when through. Restartable.
+    fn retain(
+        &self,
+        from: FullRevision,
+        through: Revision,
+        limit: usize,
+        keep: &mut dyn FnMut(&StoredChange) -> bool,
+    ) -> Result<Option<FullRevision>, Error>;
+
+    fn sizes(&self) -> Sizes;
+
+    /// Does one bounded slice of giving space back to the file system; `true` while there is more to do.
+    /// Reads and writes go on between slices.
+    fn defragment(&self) -> Result<bool, Error>;
+}
