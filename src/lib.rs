@@ -8,8 +8,9 @@
 //!
 //! The modules in reading order.
 
-pub mod ids;
-pub mod wire;
 pub mod command;
-pub mod storage;
 pub mod consensus;
+pub mod ids;
+pub mod mvcc;
+pub mod storage;
+pub mod wire;

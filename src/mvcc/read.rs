@@ -1,0 +1,259 @@
+//! Reading: views, the tail of pairs that the store has not written yet, snapshots.
+//! Owns no state that changes but the two places where the newest view and the tail are found.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::tree::Tree;
+use super::{Change, Error};
+use crate::ids::{FullRevision, Revision};
+use crate::storage::{Sizes, Store, StoredChange};
+use crate::wire::EncodedKeyValue;
+
+/// The index as of one revision. Immutable.
+#[derive(Clone, Default)]
+pub(super) struct View {
+    pub revision: Revision,
+    pub compacted: Revision,
+    pub tree: Tree,
+}
+
+pub(super) struct Shared {
+    pub view: ArcSwap<View>,
+    pub tail: Tail,
+    pub store: Arc<dyn Store>,
+}
+
+/// The changes that the store has not written yet, in order. A lock, because writer, store thread and readers
+/// meet here; it is held for one search or one append.
+#[derive(Clone, Default)]
+pub struct Tail(Arc<RwLock<VecDeque<StoredChange>>>);
+
+impl Tail {
+    pub(super) fn append(&self, changes: &[StoredChange]) {
+        self.0.write().extend(changes.iter().cloned());
+    }
+
+    /// Forgets what the store has written: everything through `last`.
+    pub fn written(&self, last: FullRevision) {
+        let mut tail = self.0.write();
+        let written = tail.partition_point(|change| change.at <= last);
+        tail.drain(..written);
+        if tail.capacity() > 4096 && tail.len() * 4 < tail.capacity() {
+            tail.shrink_to_fit();
+        }
+    }
+
+    fn get(&self, at: FullRevision) -> Option<StoredChange> {
+        let tail = self.0.read();
+        let place = tail.binary_search_by(|change| change.at.cmp(&at)).ok()?;
+        Some(tail[place].clone())
+    }
+
+    /// Those in `from..=through` by main revision, and where the tail begins: the store has all before that.
+    fn between(&self, from: Revision, through: Revision) -> (Option<FullRevision>, Vec<StoredChange>) {
+        let tail = self.0.read();
+        let first = tail.partition_point(|change| change.at.main < from);
+        let changes = tail.range(first..).take_while(|change| change.at.main <= through);
+        (tail.front().map(|change| change.at), changes.cloned().collect())
+    }
+}
+
+/// The way to read for everybody but `apply`. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// Everything published so far, pinned.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { view: self.shared.view.load_full(), shared: self.shared.clone() }
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.shared.view.load().revision
+    }
+
+    pub fn compacted(&self) -> Revision {
+        self.shared.view.load().compacted
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        self.shared.store.sizes()
+    }
+
+    /// Keys that exist at the newest revision.
+    pub fn live_keys(&self) -> u64 {
+        self.shared.view.load().tree.live()
+    }
+
+    /// Does one slice of giving space back; `true` while there is more. Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn defragment(&self) -> Result<bool, Error> {
+        Ok(self.shared.store.defragment()?)
+    }
+}
+
+/// One revision of everything, for as long as it is held.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(super) view: Arc<View>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Snapshot {
+    pub fn revision(&self) -> Revision {
+        self.view.revision
+    }
+
+    pub fn compacted(&self) -> Revision {
+        self.view.compacted
+    }
+
+    pub(super) fn source(&self) -> Source<'_> {
+        Source { view: &self.view, pending: &[], shared: &self.shared }
+    }
+
+    /// The pair that was current just before a change; `None` when there was none or it is compacted away.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn previous(&self, key: &[u8], before: FullRevision) -> Result<Option<EncodedKeyValue>, Error> {
+        let Some(version) = self.view.tree.get(key).and_then(|history| history.before(before)) else {
+            return Ok(None);
+        };
+        if version.is_tombstone() {
+            return Ok(None);
+        }
+        match self.source().pair(version.modified) {
+            Ok(pair) => Ok(Some(EncodedKeyValue::from_encoded(pair))),
+            Err(Error::MissingPair { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Visits the changes of whole revisions in `from..=through`, in order, and returns the last revision
+    /// visited in full. Stops after the revision in which `visit` first asks to.
+    ///
+    /// # Errors
+    /// `Compacted` when `from` is below the compacted revision; a fault of the disk.
+    pub fn changes(
+        &self,
+        from: Revision,
+        through: Revision,
+        visit: &mut dyn FnMut(Change) -> ControlFlow<()>,
+    ) -> Result<Revision, Error> {
+        if from < self.view.compacted {
+            return Err(Error::Compacted);
+        }
+        let through = through.min(self.view.revision);
+        let mut walk = Walk { visit, stop_after: None, failed: None };
+        self.stored_changes(from, through, &mut |stored| walk.step(stored))?;
+        if let Some(error) = walk.failed {
+            return Err(error);
+        }
+        let done = walk.stop_after.unwrap_or(through);
+        // What a compaction removed while we read is a gap: the caller must not take it for "nothing happened".
+        if from < self.shared.view.load().compacted {
+            return Err(Error::Compacted);
+        }
+        Ok(done)
+    }
+
+    /// Visits what store and tail hold in `from..=through`, in order.
+    pub(super) fn stored_changes(
+        &self,
+        from: Revision,
+        through: Revision,
+        visit: &mut dyn FnMut(&StoredChange) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        // The tail first: what leaves it meanwhile is in the store.
+        let (tail_start, tail) = self.shared.tail.between(from, through);
+        let end = FullRevision::start_of(Revision(through.0 + 1));
+        let end = tail_start.map_or(end, |start| start.min(end));
+        let mut stopped = false;
+        if FullRevision::start_of(from) < end {
+            self.shared.store.scan(FullRevision::start_of(from), end, &mut |stored| {
+                let flow = visit(stored);
+                stopped = flow.is_break();
+                flow
+            })?;
+        }
+        for stored in &tail {
+            if stopped || visit(stored).is_break() {
+                break;
+            }
+            stopped = false;
+        }
+        Ok(())
+    }
+}
+
+/// Hands changes on until the first revision boundary after a stop was asked for.
+struct Walk<'a> {
+    visit: &'a mut dyn FnMut(Change) -> ControlFlow<()>,
+    stop_after: Option<Revision>,
+    failed: Option<Error>,
+}
+
+impl Walk<'_> {
+    fn step(&mut self, stored: &StoredChange) -> ControlFlow<()> {
+        if self.stop_after.is_some_and(|last| stored.at.main > last) {
+            return ControlFlow::Break(());
+        }
+        match Change::of(stored) {
+            Ok(change) => {
+                if (self.visit)(change).is_break() {
+                    self.stop_after = Some(stored.at.main);
+                }
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                self.failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+/// Where a read looks: an index, the changes of the running batch (only `apply` has some), tail and store.
+pub(super) struct Source<'a> {
+    pub view: &'a View,
+    pub pending: &'a [StoredChange],
+    pub shared: &'a Shared,
+}
+
+impl Source<'_> {
+    /// The encoded pair of a change that the index names.
+    pub fn pair(&self, at: FullRevision) -> Result<Bytes, Error> {
+        if let Ok(place) = self.pending.binary_search_by(|change| change.at.cmp(&at)) {
+            return Ok(self.pending[place].pair.clone());
+        }
+        if let Some(change) = self.shared.tail.get(at) {
+            return Ok(change.pair);
+        }
+        match self.shared.store.read(at)? {
+            Some(change) => Ok(change.pair),
+            None if at.main < self.shared.view.load().compacted => Err(Error::Compacted),
+            None => Err(Error::MissingPair { at }),
+        }
+    }
+
+    /// The revision that a request names: 0 and less is the current one.
+    pub fn resolve(&self, revision: i64) -> Result<Revision, Error> {
+        match revision {
+            ..=0 => Ok(self.view.revision),
+            _ if revision > self.view.revision.0 => Err(Error::FutureRevision),
+            _ if revision < self.view.compacted.0 => Err(Error::Compacted),
+            _ => Ok(Revision(revision)),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Start: the index from one sequential scan of the store.
+//! Owns nothing afterwards.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use super::history::Version;
+use super::read::{Shared, Tail, View};
+use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, REVISION};
+use super::{Error, decode};
+use crate::ids::{FullRevision, LeaseId, Revision};
+use crate::storage::{self, Store, StoredChange, Table};
+
+/// A key of a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    pub key: Bytes,
+    pub lease: LeaseId,
+}
+
+/// What a store held.
+pub struct Recovered {
+    pub keyspace: Keyspace,
+    /// Every live key that has a lease.
+    pub attachments: Vec<Attachment>,
+    /// A compaction was scheduled and not finished.
+    pub compaction_is_open: bool,
+}
+
+impl Keyspace {
+    /// Opens the key space over a store; an empty one is at revision 1.
+    ///
+    /// # Errors
+    /// Faults of the disk, damaged pairs.
+    pub fn recover(store: Arc<dyn Store>) -> Result<Recovered, Error> {
+        let meta: HashMap<Bytes, Bytes> = store.table(Table::Meta)?.into_iter().collect();
+        let scheduled = revision_row(&meta, COMPACT_SCHEDULED)?;
+        let finished = revision_row(&meta, COMPACT_FINISHED)?;
+        let revision = revision_row(&meta, REVISION)?.unwrap_or(Revision(1));
+        let compacted = scheduled.unwrap_or(Revision(-1));
+        let mut view = View { revision, compacted, ..View::default() };
+        let attachments = rebuild(&mut view, &*store)?;
+        let shared = Shared { view: ArcSwap::from_pointee(view.clone()), tail: Tail::default(), store };
+        let keyspace = Self {
+            prune_from: scheduled.map(|_| Vec::new()),
+            view,
+            shared: Arc::new(shared),
+            pending: Vec::new(),
+            changes: Vec::new(),
+            tables: Vec::new(),
+        };
+        Ok(Recovered { keyspace, attachments, compaction_is_open: scheduled > finished })
+    }
+}
+
+fn rebuild(view: &mut View, store: &dyn Store) -> Result<Vec<Attachment>, Error> {
+    let mut leases: HashMap<Bytes, LeaseId> = HashMap::new();
+    let mut failed = None;
+    let end = FullRevision::start_of(Revision(view.revision.0 + 1));
+    store.scan(FullRevision::default(), end, &mut |stored| match add(view, &mut leases, stored) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let mut attachments: Vec<_> = leases.into_iter().map(|(key, lease)| Attachment { key, lease }).collect();
+    attachments.sort_by(|left, right| left.key.cmp(&right.key));
+    Ok(attachments)
+}
+
+fn add(view: &mut View, leases: &mut HashMap<Bytes, LeaseId>, stored: &StoredChange) -> Result<(), Error> {
+    let pair = decode(stored)?;
+    if stored.tombstone {
+        view.tree.push(&pair.key, Version::tombstone(stored.at));
+        leases.remove(&pair.key);
+        return Ok(());
+    }
+    let created = Revision(pair.create_revision);
+    view.tree.push(&pair.key, Version { modified: stored.at, created, version: pair.version });
+    if pair.lease == 0 {
+        leases.remove(&pair.key);
+    } else {
+        // A copy: a slice would keep the whole block of the store in memory.
+        leases.insert(Bytes::copy_from_slice(&pair.key), LeaseId(pair.lease));
+    }
+    Ok(())
+}
+
+fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Option<Revision>, Error> {
+    let Some(value) = meta.get(row) else {
+        return Ok(None);
+    };
+    let bytes: [u8; 8] = value.as_ref().try_into().map_err(|source: std::array::TryFromSliceError| {
+        storage::Error::Damaged {
+            place: format!("meta row {}", String::from_utf8_lossy(row)),
+            detail: source.to_string(),
+        }
+    })?;
+    Ok(Some(Revision(i64::from_be_bytes(bytes))))
+}
