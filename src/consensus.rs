@@ -1,16 +1,32 @@
 //! Consensus: one loop owns raft and its log; everybody else holds a `Handle`.
 //! Owns the order of commands and their durability; never looks into a command.
 
-use crate::command::{Command, Outcome, Rejection};
-use crate::ids::{LogPosition, MemberId};
+mod event_loop;
+mod handle;
+mod log;
+mod node;
+mod proposal;
 
-/// Why a proposal or a linearizable read failed. Only `Rejected` says that nothing was changed.
+use crate::command::Rejection;
+use crate::ids::{LogPosition, MemberId, Term};
+
+pub use event_loop::{Loop, LoopOptions, Stopper};
+pub use handle::{Handle, Progress};
+pub use log::RaftLog;
+pub use node::{CommittedEntry, Error, Node, NodeOptions, Step};
+pub use proposal::{Proposal, Replies};
+
+/// Entries that may be committed and not yet applied before proposals are refused, as in etcd.
+pub const MAX_APPLY_BACKLOG: u64 = 5000;
+
+/// Why a proposal or a linearizable read failed. Only `Rejected` and the refusals before the log
+/// (`TooManyRequests`, `TooLarge`, `NoLeader`, `NoSpace`) say that nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConsensusError {
     /// Apply refused the command.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// More than 5000 entries are committed but not applied, or the queue of proposals is full.
+    /// Too much is committed and not applied, or the queue of proposals is full.
     #[error("too many requests")]
     TooManyRequests,
     /// The encoded command is above `--max-request-bytes`.
@@ -32,6 +48,7 @@ pub enum ConsensusError {
 /// What consensus knows about itself right now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    pub term: Term,
     /// 0 when there is none.
     pub leader: MemberId,
     pub is_leader: bool,
@@ -40,30 +57,4 @@ pub struct Status {
     pub committed: LogPosition,
     /// Newest entry whose effect is visible.
     pub applied: LogPosition,
-}
-
-/// The way in for everybody else: propose, wait for a read point, ask for the status. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {}
-
-impl Handle {
-    /// Puts a command through the log and returns what it did, after it is durable and visible.
-    ///
-    /// # Errors
-    /// See `ConsensusError`; on `Timeout`, `LeaderChanged` and `Stopped` the outcome is unknown.
-    pub async fn propose(&self, _command: Command) -> Result<Outcome, ConsensusError> {
-        Err(ConsensusError::Stopped)
-    }
-
-    /// Returns when everything acknowledged before this call is visible to a `Reader`.
-    ///
-    /// # Errors
-    /// `NoLeader`, `LeaderChanged`, `Timeout`, `Stopped`.
-    pub async fn read_barrier(&self) -> Result<(), ConsensusError> {
-        Err(ConsensusError::Stopped)
-    }
-
-    pub fn status(&self) -> Status {
-        Status::default()
-    }
 }

@@ -3,6 +3,7 @@
 //! the writer: each batch of writes is published as one immutable view.
 
 mod compact;
+mod compare;
 mod hash;
 mod history;
 mod keys;
@@ -10,15 +11,18 @@ mod range;
 mod read;
 mod recover;
 mod tree;
+mod txn;
 mod write;
 
 use bytes::Bytes;
 
 pub use compact::Compaction;
+pub use compare::{Readable, all_hold};
 pub use hash::HashKv;
 pub use range::{KeyRange, RangeAnswer, RangeCursor};
 pub use read::{Reader, Snapshot, Tail};
 pub use recover::{Attachment, Recovered};
+pub use txn::{TxnPath, range_response, read_txn};
 pub use write::{Keyspace, Publication, Write};
 
 use crate::ids::FullRevision;

@@ -35,6 +35,10 @@ impl Keyspace {
         }
         self.prune_from.is_some()
     }
+
+    pub fn is_pruning(&self) -> bool {
+        self.prune_from.is_some()
+    }
 }
 
 /// The removal of one compaction's revisions from the store. Belongs to the one thread that writes the store.

@@ -185,7 +185,7 @@ impl Source<'_> {
 
     fn pairs(&self, rows: &[Row<'_>], keys_only: bool) -> Result<Vec<EncodedKeyValue>, Error> {
         if keys_only {
-            return Ok(rows.iter().map(from_index).collect());
+            return Ok(rows.iter().map(|row| (&from_index(row)).into()).collect());
         }
         rows.iter()
             .map(|(_, version)| Ok(EncodedKeyValue::from_encoded(self.pair(version.modified)?)))
@@ -217,6 +217,15 @@ impl Source<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Every key of the range that exists now, decoded; without `values` only what the index knows.
+    pub fn key_values(&self, range: &KeyRange, values: bool) -> Result<Vec<KeyValue>, Error> {
+        let rows = self.rows(range, self.view.revision, usize::MAX);
+        if !values {
+            return Ok(rows.iter().map(from_index).collect());
+        }
+        rows.iter().map(|(_, version)| self.key_value(*version)).collect()
     }
 
     fn value(&self, version: Version) -> Result<Bytes, Error> {
@@ -260,15 +269,14 @@ fn sort_by<T, K: Ord>(rows: &mut [T], descend: bool, rank: impl Fn(&T) -> K) {
 }
 
 /// The pair of a key without value and lease: what the index knows.
-fn from_index((key, version): &Row<'_>) -> EncodedKeyValue {
-    let pair = KeyValue {
+fn from_index((key, version): &Row<'_>) -> KeyValue {
+    KeyValue {
         key: Bytes::copy_from_slice(key),
         create_revision: version.created.0,
         mod_revision: version.modified.main.0,
         version: version.version,
         ..KeyValue::default()
-    };
-    (&pair).into()
+    }
 }
 
 fn as_count(keys: usize) -> i64 {

@@ -93,13 +93,6 @@ impl Reader {
         self.shared.view.load().tree.live()
     }
 
-    /// Does one slice of giving space back; `true` while there is more. Reads and writes go on meanwhile.
-    ///
-    /// # Errors
-    /// A fault of the disk.
-    pub fn defragment(&self) -> Result<bool, Error> {
-        Ok(self.shared.store.defragment()?)
-    }
 }
 
 /// One revision of everything, for as long as it is held.

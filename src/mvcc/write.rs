@@ -127,22 +127,14 @@ impl Write<'_> {
     /// # Errors
     /// A fault of the disk.
     pub fn pairs(&self, range: &KeyRange, values: bool) -> Result<Vec<KeyValue>, Error> {
-        let source = self.keyspace.source();
-        let rows = source.rows(range, self.revision(), usize::MAX);
-        rows.into_iter()
-            .map(|(key, version)| {
-                if values {
-                    return source.key_value(version);
-                }
-                Ok(KeyValue {
-                    key: Bytes::copy_from_slice(key),
-                    create_revision: version.created.0,
-                    mod_revision: version.modified.main.0,
-                    version: version.version,
-                    ..KeyValue::default()
-                })
-            })
-            .collect()
+        self.keyspace.source().key_values(range, values)
+    }
+
+    /// # Errors
+    /// When the stored bytes are no pair.
+    pub fn decode(&self, pair: &EncodedKeyValue) -> Result<KeyValue, Error> {
+        pair.decode()
+            .map_err(|source| Error::DamagedPair { at: FullRevision::start_of(self.revision()), source })
     }
 
     pub fn exists(&self, key: &[u8]) -> bool {

@@ -1,0 +1,71 @@
+//! Transactions that write: the path through all compares first, then every check, then the operations.
+//! Nothing is written before everything that can refuse has passed.
+
+use super::kv::{check_put, delete_range, put};
+use super::{Applier, Failure, header};
+use crate::lease::Leases;
+use crate::mvcc::{self, TxnPath, Write};
+use crate::wire::etcdserverpb as pb;
+use crate::wire::etcdserverpb::request_op::Request;
+use crate::wire::etcdserverpb::response_op::Response;
+
+impl Applier {
+    pub(super) fn txn(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Failure> {
+        let mut write = self.keyspace.write();
+        let path = TxnPath::choose(&write, request)?;
+        check_puts(&write, &self.leases, &path)?;
+        path.check_ranges(&write)?;
+        let mut response = execute(&mut write, &mut self.leases, &path)?;
+        response.header = Some(header(write.revision()));
+        Ok(response)
+    }
+}
+
+/// Whether any branch has a put: then the transaction costs space.
+pub(super) fn has_put(request: &pb::TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|operation| match &operation.request {
+        Some(Request::RequestPut(_)) => true,
+        Some(Request::RequestTxn(nested)) => has_put(nested),
+        _ => false,
+    })
+}
+
+fn check_puts(write: &Write<'_>, leases: &Leases, path: &TxnPath<'_>) -> Result<(), Failure> {
+    for (operation, nested) in &path.operations {
+        if let Some(nested) = nested {
+            check_puts(write, leases, nested)?;
+        }
+        if let Some(Request::RequestPut(put)) = &operation.request {
+            check_put(write, leases, put)?;
+        }
+    }
+    Ok(())
+}
+
+fn execute(
+    write: &mut Write<'_>,
+    leases: &mut Leases,
+    path: &TxnPath<'_>,
+) -> Result<pb::TxnResponse, Failure> {
+    let mut responses = Vec::with_capacity(path.operations.len());
+    for (operation, nested) in &path.operations {
+        let response = match &operation.request {
+            Some(Request::RequestRange(request)) => {
+                Some(Response::ResponseRange(mvcc::range_response(write, request)?))
+            }
+            Some(Request::RequestPut(request)) => {
+                Some(Response::ResponsePut(put(write, leases, request.clone())?))
+            }
+            Some(Request::RequestDeleteRange(request)) => {
+                Some(Response::ResponseDeleteRange(delete_range(write, leases, request)?))
+            }
+            Some(Request::RequestTxn(_)) => match nested {
+                Some(nested) => Some(Response::ResponseTxn(execute(write, leases, nested)?)),
+                None => None,
+            },
+            None => None,
+        };
+        responses.push(pb::ResponseOp { response });
+    }
+    Ok(pb::TxnResponse { header: None, succeeded: path.succeeded, responses })
+}

@@ -1,0 +1,205 @@
+//! The thread round the node: gathers what waits, steps, hands on. Time enters here.
+//! While one flush runs, the next batch gathers in the channel: that is the group commit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use tokio::sync::watch;
+
+use super::handle::Progress;
+use super::node::{CommittedEntry, Error, Node};
+use super::{ConsensusError, Handle, Proposal};
+
+/// Proposals that wait for the loop; more are refused with "too many requests".
+const MAX_QUEUED_PROPOSALS: usize = 16 * 1024;
+/// Batches of committed entries on their way to apply; more wait here, in order.
+const MAX_QUEUED_BATCHES: usize = 256;
+/// Proposals taken in one turn.
+const MAX_PROPOSALS_PER_TURN: usize = 8 * 1024;
+
+/// What the loop can be told.
+#[derive(Debug)]
+pub enum Event {
+    Proposal(Proposal),
+    /// Stop after what is queued before this.
+    Stop,
+}
+
+/// How the loop behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct LoopOptions {
+    /// One raft tick: the heartbeat interval.
+    pub tick: Duration,
+    /// Entries kept in the log for followers behind what the store has flushed.
+    pub catch_up_entries: u64,
+    pub max_request_bytes: usize,
+    pub request_timeout: Duration,
+}
+
+/// See the module.
+pub struct Loop {
+    node: Node,
+    options: LoopOptions,
+    events: Receiver<Event>,
+    committed: Sender<Vec<CommittedEntry>>,
+    /// Committed batches that apply has no room for yet.
+    backlog: VecDeque<Vec<CommittedEntry>>,
+    progress: Arc<Progress>,
+    reads_need_no_round: watch::Sender<bool>,
+    next_tick: Instant,
+}
+
+/// Stops the loop. Proposals queued before are still carried out.
+#[derive(Clone)]
+pub struct Stopper(Sender<Event>);
+
+impl Stopper {
+    pub fn stop(&self) {
+        // A closed channel means that the loop has ended already.
+        drop(self.0.send(Event::Stop));
+    }
+}
+
+impl Loop {
+    /// A loop with its handle, its stopper, and the way out for committed entries.
+    pub fn new(node: Node, options: LoopOptions) -> (Self, Handle, Stopper, Receiver<Vec<CommittedEntry>>) {
+        let (event_sender, events) = bounded(MAX_QUEUED_PROPOSALS);
+        let (committed, committed_receiver) = bounded(MAX_QUEUED_BATCHES);
+        let (reads_need_no_round, reads) = watch::channel(false);
+        let progress = Arc::new(Progress::default());
+        let handle = Handle {
+            events: event_sender.clone(),
+            progress: progress.clone(),
+            reads_need_no_round: reads,
+            max_request_bytes: options.max_request_bytes,
+            request_timeout: options.request_timeout,
+        };
+        let next_tick = Instant::now() + options.tick;
+        let this = Self {
+            node,
+            options,
+            events,
+            committed,
+            backlog: VecDeque::new(),
+            progress,
+            reads_need_no_round,
+            next_tick,
+        };
+        (this, handle, Stopper(event_sender), committed_receiver)
+    }
+
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// A fault after which nothing may be acknowledged: the process must stop.
+    pub fn run(mut self) -> Result<(), Error> {
+        let result = self.turns();
+        let told = if result.is_ok() { ConsensusError::Stopped } else { ConsensusError::Timeout };
+        self.node.fail_waiting(&told);
+        result
+    }
+
+    fn turns(&mut self) -> Result<(), Error> {
+        self.node.campaign_if_alone()?;
+        loop {
+            self.settle()?;
+            match self.events.recv_deadline(self.wake_at()) {
+                Ok(Event::Proposal(first)) => {
+                    if !self.take_proposals(first) {
+                        self.settle()?;
+                        return Ok(());
+                    }
+                }
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.tick_when_due()?;
+        }
+    }
+
+    /// Steps until nothing is left to flush or to hand on.
+    fn settle(&mut self) -> Result<(), Error> {
+        while self.node.has_ready() {
+            let step = self.node.step()?;
+            self.publish_status(step.committed.last().map(|entry| entry.position));
+            if !step.committed.is_empty() {
+                self.backlog.push_back(step.committed);
+            }
+        }
+        while let Some(batch) = self.backlog.pop_front() {
+            match self.committed.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(batch)) => {
+                    self.backlog.push_front(batch);
+                    break;
+                }
+                // Apply ended: it has said why, and the process is stopping.
+                Err(TrySendError::Disconnected(_)) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn wake_at(&self) -> Instant {
+        let unsettled = !self.backlog.is_empty() || !*self.reads_need_no_round.borrow();
+        if unsettled { self.next_tick.min(Instant::now() + Duration::from_millis(1)) } else { self.next_tick }
+    }
+
+    /// Takes what waits behind `first`, too; `false` when a stop was among it.
+    fn take_proposals(&mut self, first: Proposal) -> bool {
+        let mut proposals = vec![first];
+        let mut go_on = true;
+        for event in self.events.try_iter().take(MAX_PROPOSALS_PER_TURN) {
+            match event {
+                Event::Proposal(proposal) => proposals.push(proposal),
+                Event::Stop => {
+                    go_on = false;
+                    break;
+                }
+            }
+        }
+        if self.progress.disk_full() {
+            for proposal in proposals {
+                drop(proposal.reply.send(Err(ConsensusError::NoSpace)));
+            }
+        } else {
+            self.node.propose(proposals);
+        }
+        go_on
+    }
+
+    fn tick_when_due(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if !*self.reads_need_no_round.borrow() {
+            self.check_reads();
+        }
+        if now < self.next_tick {
+            return Ok(());
+        }
+        self.next_tick = now + self.options.tick;
+        self.node.tick();
+        let (applied, flushed) = (self.progress.applied().index, self.progress.flushed());
+        self.node.progressed(applied, flushed, self.options.catch_up_entries)
+    }
+
+    /// A lone leader that has applied an entry of its term has applied everything of older terms.
+    fn check_reads(&self) {
+        let alone = self.node.is_only_voter() && self.node.is_leader();
+        if alone && self.progress.applied().term == self.node.term() {
+            self.reads_need_no_round.send_replace(true);
+        }
+    }
+
+    fn publish_status(&self, committed: Option<crate::ids::LogPosition>) {
+        self.progress.term.store(self.node.term().0, Ordering::Release);
+        self.progress.leader.store(self.node.leader().0, Ordering::Release);
+        self.progress.is_leader.store(self.node.is_leader(), Ordering::Release);
+        if let Some(committed) = committed {
+            self.progress.committed_term.store(committed.term.0, Ordering::Release);
+            self.progress.committed_index.store(committed.index.0, Ordering::Release);
+        }
+    }
+}

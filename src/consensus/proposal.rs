@@ -1,0 +1,106 @@
+//! Proposals on their way into an entry, and their callers on the way back.
+//! Owns the bytes of a batch; an entry's data is a `command::Batch` put together from ready-made pieces.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint};
+use tokio::sync::oneshot;
+
+use super::ConsensusError;
+use crate::command::{CommandResult, Outcome};
+use crate::ids::MemberId;
+
+/// Bytes of commands that one entry takes before the next entry is begun.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A command that waits for the log.
+#[derive(Debug)]
+pub struct Proposal {
+    /// The encoded `command::Command`.
+    pub command: Bytes,
+    pub reply: oneshot::Sender<Result<Outcome, ConsensusError>>,
+}
+
+/// The callers of one entry's commands, in the order of the commands.
+#[derive(Debug, Default)]
+pub struct Replies(Vec<oneshot::Sender<Result<Outcome, ConsensusError>>>);
+
+impl Replies {
+    /// Answers every caller. One that went away does not care.
+    pub fn answer(self, outcomes: Vec<CommandResult>) {
+        for (reply, outcome) in self.0.into_iter().zip(outcomes) {
+            drop(reply.send(outcome.map_err(ConsensusError::Rejected)));
+        }
+    }
+
+    pub fn fail(self, error: &ConsensusError) {
+        for reply in self.0 {
+            drop(reply.send(Err(error.clone())));
+        }
+    }
+}
+
+/// Commands gathered for one entry.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    commands: Vec<Bytes>,
+    replies: Replies,
+    bytes: usize,
+}
+
+impl Gathered {
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.bytes >= MAX_BATCH_BYTES
+    }
+
+    pub fn push(&mut self, proposal: Proposal) {
+        self.bytes += proposal.command.len() + 8;
+        self.commands.push(proposal.command);
+        self.replies.0.push(proposal.reply);
+    }
+
+    /// The data of the entry and its callers.
+    pub fn finish(self, proposer: MemberId, sequence: u64) -> (Bytes, Replies) {
+        let mut data = BytesMut::with_capacity(self.bytes + 24);
+        encode_key(1, WireType::Varint, &mut data);
+        encode_varint(proposer.0, &mut data);
+        encode_key(2, WireType::Varint, &mut data);
+        encode_varint(sequence, &mut data);
+        for command in self.commands {
+            encode_key(3, WireType::LengthDelimited, &mut data);
+            encode_varint(command.len() as u64, &mut data);
+            data.put(command);
+        }
+        (data.freeze(), self.replies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::command::{self, Command, Kind};
+    use crate::wire::etcdserverpb::PutRequest;
+
+    #[test]
+    fn a_batch_put_together_from_pieces_is_the_message() {
+        let commands: Vec<Command> = [b"a".as_slice(), b"", b"ccc"]
+            .iter()
+            .map(|key| {
+                Kind::Put(PutRequest { key: Bytes::copy_from_slice(key), ..PutRequest::default() }).into()
+            })
+            .collect();
+        let mut gathered = Gathered::default();
+        for command in &commands {
+            let (reply, _) = oneshot::channel();
+            gathered.push(Proposal { command: command.encode_to_vec().into(), reply });
+        }
+        let (data, _) = gathered.finish(MemberId(u64::MAX), 300);
+        let batch = command::decode(1, &data).expect("it is one");
+        assert_eq!(batch, command::Batch { proposer: u64::MAX, sequence: 300, commands });
+    }
+}

@@ -1,0 +1,191 @@
+//! Persistence behind apply: rounds go to the store and are flushed; compaction and defragmentation go on
+//! between them, in slices. Owns all writes to the store. Acknowledges nothing: the log did.
+
+mod mailbox;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+pub use mailbox::Mailbox;
+
+use crate::consensus::Progress;
+use crate::ids::Revision;
+use crate::mvcc::{self, Compaction, Reader, Tail};
+use crate::storage::{self, Round, Store};
+
+/// Defragmentation slices between two looks at the mailbox.
+const DEFRAGMENT_SLICES_PER_TURN: usize = 4;
+/// How long a full disk is left alone before the next try.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+
+/// How the stage paces itself.
+#[derive(Clone, Copy, Debug)]
+pub struct PersistOptions {
+    /// Rounds are gathered for so long, unless they grow large.
+    pub round_interval: Duration,
+    /// Changes that compaction looks at in one slice, and its pause between slices.
+    pub compaction_batch: usize,
+    pub compaction_pause: Duration,
+}
+
+/// Why the stage cannot go on. The process must stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("store: {0}")]
+    Store(#[from] storage::Error),
+    #[error("compaction: {0}")]
+    Compaction(#[from] mvcc::Error),
+}
+
+/// The synchronous core: driven by the thread below, or by a simulation.
+pub struct Persist {
+    store: Arc<dyn Store>,
+    reader: Reader,
+    tail: Tail,
+    progress: Arc<Progress>,
+    compaction: Option<Compaction>,
+    removed_through: watch::Sender<Revision>,
+    defragmenting: Vec<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Persist {
+    /// `compaction_is_open`: a start after a crash in the middle of a compaction goes on with it.
+    pub fn new(
+        store: Arc<dyn Store>,
+        reader: Reader,
+        tail: Tail,
+        progress: Arc<Progress>,
+        compaction_is_open: bool,
+    ) -> (Self, watch::Receiver<Revision>) {
+        let compaction = compaction_is_open.then(|| Compaction::begin(&reader));
+        let removed = if compaction_is_open { Revision(-1) } else { reader.compacted() };
+        let (removed_through, removed) = watch::channel(removed);
+        progress.set_flushed(store.applied().index);
+        let this =
+            Self { store, reader, tail, progress, compaction, removed_through, defragmenting: Vec::new() };
+        (this, removed)
+    }
+
+    /// Writes and flushes one round; after `Full` it may be tried again.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn write(&mut self, round: &Round) -> Result<(), storage::Error> {
+        if round.applied.index > self.store.applied().index {
+            self.store.write(round)?;
+            if let Some(last) = round.changes.last() {
+                self.tail.written(last.at);
+            }
+        }
+        let flushed = self.store.flush()?;
+        self.progress.set_flushed(flushed.index);
+        Ok(())
+    }
+
+    /// Begins to remove what the newest compaction dropped; its round has been written.
+    pub fn begin_compaction(&mut self) {
+        self.compaction = Some(Compaction::begin(&self.reader));
+    }
+
+    pub fn is_compacting(&self) -> bool {
+        self.compaction.is_some()
+    }
+
+    /// One slice of the running compaction.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn step_compaction(&mut self, limit: usize) -> Result<(), Error> {
+        let Some(compaction) = &mut self.compaction else {
+            return Ok(());
+        };
+        if compaction.step(limit)? {
+            return Ok(());
+        }
+        let tables = vec![compaction.finished()];
+        let (revision, removed) = (compaction.revision(), compaction.removed());
+        self.store.write(&Round { applied: self.store.applied(), changes: Vec::new(), tables })?;
+        self.compaction = None;
+        tracing::info!(%revision, removed, "finished compaction");
+        self.removed_through.send_replace(revision);
+        Ok(())
+    }
+
+    /// A few slices of defragmentation, if somebody waits for one.
+    fn step_defragment(&mut self) {
+        for _ in 0..DEFRAGMENT_SLICES_PER_TURN {
+            if self.defragmenting.is_empty() {
+                return;
+            }
+            let done = match self.store.defragment() {
+                Ok(true) => continue,
+                Ok(false) => Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, "defragmentation stopped");
+                    Err(error.to_string())
+                }
+            };
+            for waiting in self.defragmenting.drain(..) {
+                // A caller that went away does not care.
+                drop(waiting.send(done.clone()));
+            }
+        }
+    }
+
+    /// Runs until the mailbox is closed and empty.
+    ///
+    /// # Errors
+    /// A fault of the disk other than its being full.
+    pub fn run(mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
+        loop {
+            let busy = self.is_compacting() || !self.defragmenting.is_empty();
+            let patience = busy.then_some(options.compaction_pause);
+            let Some(work) = mailbox.take(options.round_interval, patience) else {
+                return Ok(());
+            };
+            self.defragmenting.extend(work.defragment);
+            if let Some(round) = work.round {
+                self.write_until_there_is_room(&round, mailbox)?;
+            }
+            if work.compact {
+                self.begin_compaction();
+            }
+            match self.step_compaction(options.compaction_batch) {
+                Err(Error::Store(storage::Error::Full { .. })) => mailbox.pause(FULL_DISK_PAUSE),
+                Err(Error::Compaction(mvcc::Error::Storage(storage::Error::Full { .. }))) => {
+                    mailbox.pause(FULL_DISK_PAUSE);
+                }
+                stepped => stepped?,
+            }
+            self.step_defragment();
+        }
+    }
+
+    /// The log keeps what cannot be written, and takes no more meanwhile.
+    fn write_until_there_is_room(&mut self, round: &Round, mailbox: &Mailbox) -> Result<(), Error> {
+        loop {
+            match self.write(round) {
+                Ok(()) => {
+                    if self.progress.disk_full() {
+                        tracing::info!("there is space on the disk again");
+                        self.progress.set_disk_full(false);
+                    }
+                    return Ok(());
+                }
+                Err(storage::Error::Full { path }) => {
+                    if !self.progress.disk_full() {
+                        tracing::error!(%path, "the disk is full: writes are refused until there is space");
+                        self.progress.set_disk_full(true);
+                    }
+                    if mailbox.is_closed() {
+                        return Ok(());
+                    }
+                    mailbox.pause(FULL_DISK_PAUSE);
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+    }
+}

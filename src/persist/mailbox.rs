@@ -1,0 +1,140 @@
+//! Where apply leaves its rounds for the store: they merge while the store is busy.
+//! Bounded by bytes: apply waits when the store is far behind.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::storage::Round;
+
+/// Bytes of merged rounds above which apply waits.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Bytes of merged rounds that are not kept waiting for the interval.
+const LARGE_ROUND_BYTES: usize = 8 << 20;
+
+type Done = oneshot::Sender<Result<(), String>>;
+
+/// See the module.
+#[derive(Default)]
+pub struct Mailbox {
+    waiting: Mutex<Waiting>,
+    /// Something came, or the box was closed.
+    filled: Condvar,
+    /// The rounds were taken.
+    emptied: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    round: Option<Round>,
+    bytes: usize,
+    /// When the oldest waiting round came.
+    since: Option<Instant>,
+    compact: bool,
+    defragment: Vec<Done>,
+    closed: bool,
+}
+
+/// What the store is to do next.
+#[derive(Default)]
+pub(super) struct Work {
+    pub round: Option<Round>,
+    pub compact: bool,
+    pub defragment: Vec<Done>,
+}
+
+impl Mailbox {
+    /// Adds a round behind those that wait; `compact` when it ordered a compaction.
+    pub fn put(&self, round: Round, compact: bool) {
+        let mut waiting = self.waiting.lock();
+        while waiting.bytes > MAX_WAITING_BYTES && !waiting.closed {
+            self.emptied.wait(&mut waiting);
+        }
+        waiting.bytes += bytes_of(&round);
+        waiting.compact |= compact;
+        match &mut waiting.round {
+            Some(merged) => {
+                merged.applied = round.applied;
+                merged.changes.extend(round.changes);
+                merged.tables.extend(round.tables);
+            }
+            None => {
+                waiting.round = Some(round);
+                waiting.since = Some(Instant::now());
+                self.filled.notify_one();
+            }
+        }
+        if waiting.bytes > LARGE_ROUND_BYTES {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Asks for a defragmentation and returns where its end is told.
+    pub fn defragment(&self) -> oneshot::Receiver<Result<(), String>> {
+        let (done, told) = oneshot::channel();
+        self.waiting.lock().defragment.push(done);
+        self.filled.notify_one();
+        told
+    }
+
+    /// What waits is still written; nothing is waited for any more.
+    pub fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.filled.notify_all();
+        self.emptied.notify_all();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.waiting.lock().closed
+    }
+
+    /// Waits for work: a round older than `interval` or large, a defragmentation, or (with `patience`) just so
+    /// long. `None` when the box is closed and empty.
+    pub(super) fn take(&self, interval: Duration, patience: Option<Duration>) -> Option<Work> {
+        let impatient_at = patience.map(|patience| Instant::now() + patience);
+        let mut waiting = self.waiting.lock();
+        loop {
+            if waiting.closed {
+                return waiting.round.is_some().then(|| self.empty(&mut waiting));
+            }
+            let now = Instant::now();
+            let due = waiting.since.map(|since| since + interval);
+            let ripe = due.is_some_and(|due| due <= now) || waiting.bytes > LARGE_ROUND_BYTES;
+            if ripe || !waiting.defragment.is_empty() {
+                return Some(self.empty(&mut waiting));
+            }
+            if impatient_at.is_some_and(|at| at <= now) {
+                return Some(Work::default());
+            }
+            match due.into_iter().chain(impatient_at).min() {
+                Some(at) => drop(self.filled.wait_until(&mut waiting, at)),
+                None => self.filled.wait(&mut waiting),
+            }
+        }
+    }
+
+    /// Waits unless the box is closed.
+    pub(super) fn pause(&self, time: Duration) {
+        let mut waiting = self.waiting.lock();
+        let until = Instant::now() + time;
+        while !waiting.closed && !self.filled.wait_until(&mut waiting, until).timed_out() {}
+    }
+
+    fn empty(&self, waiting: &mut Waiting) -> Work {
+        self.emptied.notify_all();
+        waiting.bytes = 0;
+        waiting.since = None;
+        Work {
+            round: waiting.round.take(),
+            compact: std::mem::take(&mut waiting.compact),
+            defragment: std::mem::take(&mut waiting.defragment),
+        }
+    }
+}
+
+fn bytes_of(round: &Round) -> usize {
+    let changes: usize = round.changes.iter().map(|change| change.pair.len() + 64).sum();
+    let tables: usize = round.tables.iter().map(|write| write.key.len() + 64).sum();
+    changes + tables
+}
