@@ -9,7 +9,6 @@
 //! The modules in reading order.
 
 pub mod command;
-pub mod consensus;
 pub mod ids;
 pub mod mvcc;
 pub mod storage;
