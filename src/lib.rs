@@ -8,8 +8,16 @@
 //!
 //! The modules in reading order.
 
+pub mod alarm;
+pub mod apply;
 pub mod command;
+pub mod consensus;
 pub mod ids;
+pub mod lease;
+pub mod members;
+pub mod metrics;
 pub mod mvcc;
 pub mod storage;
+pub mod version;
+pub mod watch;
 pub mod wire;

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::header::Headers;
 use super::quota::Quota;
 use super::status::ClientError;
-use super::validate;
+use super::{mismatched, validate};
 use crate::command::{Kind, Outcome};
 use crate::consensus::Handle;
 use crate::ids::Revision;
@@ -157,11 +157,6 @@ impl Kv for KvService {
 
 fn client(error: impl Into<ClientError>) -> Status {
     error.into().into()
-}
-
-/// Apply answered a command with another's outcome: a defect of ours, not the client's.
-fn mismatched(method: &str) -> Status {
-    Status::internal(format!("decklog: {method} was answered with the outcome of another command"))
 }
 
 /// Reads here when it is quick, on a thread of its own when it is long.
