@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-const PROTO_FILES: [&str; 7] = [
+const PROTO_FILES: [&str; 8] = [
     "proto/rpc.proto",
     "proto/kv.proto",
     "proto/auth.proto",
     "proto/membership.proto",
     "proto/v3lock.proto",
     "proto/v3election.proto",
+    "proto/health.proto",
     "proto/log.proto",
 ];
 

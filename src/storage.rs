@@ -4,6 +4,8 @@
 
 pub mod disk;
 mod memory;
+mod panics;
+mod sled;
 pub mod wal;
 
 use std::ops::ControlFlow;
@@ -11,6 +13,9 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use memory::MemoryStore;
+pub use panics::are_caught_here as panics_are_caught_here;
+use panics::guarded;
+pub use sled::{SledOptions, SledStore};
 
 use crate::ids::{FullRevision, LogPosition, Revision};
 

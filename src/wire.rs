@@ -176,6 +176,8 @@ packages! {
     v3lockpb = "v3lockpb";
     /// The election service.
     v3electionpb = "v3electionpb";
+    /// The health service.
+    health = "grpc.health.v1";
     /// The raft log's entries.
     log = "decklog";
 }

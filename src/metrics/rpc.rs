@@ -115,17 +115,14 @@ impl Vectors {
     }
 }
 
-/// Every RPC of `proto/`, and the health service.
+/// Every RPC of `proto/`.
 fn methods() -> impl Iterator<Item = (&'static str, &'static str, RpcKind)> {
     let kind = |client_streams, server_streams| match (client_streams, server_streams) {
         (true, _) => RpcKind::BidiStream,
         (false, true) => RpcKind::ServerStream,
         (false, false) => RpcKind::Unary,
     };
-    let ours =
-        RPCS.iter().map(move |(service, method, client, server)| (*service, *method, kind(*client, *server)));
-    let health = [("Check", RpcKind::Unary), ("Watch", RpcKind::ServerStream)];
-    ours.chain(health.map(|(method, kind)| ("grpc.health.v1.Health", method, kind)))
+    RPCS.iter().map(move |(service, method, client, server)| (*service, *method, kind(*client, *server)))
 }
 
 fn type_name(kind: RpcKind) -> &'static str {
