@@ -10,9 +10,17 @@ use crate::ids::{LogIndex, LogPosition, MemberId, Term};
 use crate::storage::Error;
 use crate::storage::wal::{self, Wal, WalContent, WalEntry};
 
+/// How long the log's writes and flushes take, in seconds.
+#[derive(Clone)]
+pub struct LogTimers {
+    pub write: prometheus::Histogram,
+    pub flush: prometheus::Histogram,
+}
+
 /// See the module.
 pub struct RaftLog {
     wal: Wal,
+    timers: LogTimers,
     /// The entry before the first in memory: its data is gone, its term is still asked for.
     base: LogPosition,
     entries: VecDeque<Entry>,
@@ -25,7 +33,13 @@ impl RaftLog {
     ///
     /// # Errors
     /// When log and store do not fit together: one of them is damaged or not of this member.
-    pub fn new(wal: Wal, content: WalContent, applied: LogPosition, member: MemberId) -> Result<Self, Error> {
+    pub fn new(
+        wal: Wal,
+        content: WalContent,
+        applied: LogPosition,
+        member: MemberId,
+        timers: LogTimers,
+    ) -> Result<Self, Error> {
         check_fit(&content, applied)?;
         let mut hard_state = HardState::default();
         hard_state.term = content.hard_state.term.max(applied.term.0);
@@ -39,7 +53,7 @@ impl RaftLog {
         hard_state.commit = content.hard_state.commit.clamp(applied.index.0, last);
         let mut conf_state = ConfState::default();
         conf_state.voters = vec![member.0];
-        Ok(Self { wal, base: applied, entries, hard_state, conf_state })
+        Ok(Self { wal, timers, base: applied, entries, hard_state, conf_state })
     }
 
     /// Makes sure of room for an entry of `bytes`, so that a full disk is met before raft takes it.
@@ -65,7 +79,9 @@ impl RaftLog {
         }
         let records: Vec<WalEntry> = entries.iter().map(from_raft).collect();
         let HardState { term, vote, commit, .. } = self.hard_state;
+        let timer = self.timers.write.start_timer();
         self.wal.append(Some(wal::HardState { term, vote, commit }), &records)?;
+        timer.observe_duration();
         if let Some(first) = entries.first() {
             let keep = usize::try_from(first.index - self.base.index.0 - 1).expect("indexes in memory fit");
             self.entries.truncate(keep);
@@ -77,7 +93,10 @@ impl RaftLog {
     /// # Errors
     /// A fault of the disk. Nothing may be promised after it.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.wal.flush()
+        let timer = self.timers.flush.start_timer();
+        self.wal.flush()?;
+        timer.observe_duration();
+        Ok(())
     }
 
     /// Remembers a commit index; it is written with the next record.

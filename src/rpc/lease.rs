@@ -53,7 +53,10 @@ impl LeaseService {
         if renewed.is_some_and(|renewed| renewed.is_checkpointed) {
             let checkpoints = vec![pb::LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
             let lift = Kind::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints });
-            self.consensus.propose(lift.into()).await.map_err(|error| Status::from(ClientError::from(error)))?;
+            self.consensus
+                .propose(lift.into())
+                .await
+                .map_err(|error| Status::from(ClientError::from(error)))?;
         }
         let ttl = renewed.map_or(0, |renewed| renewed.ttl);
         if ttl > 0 {
@@ -109,7 +112,8 @@ impl Lease for LeaseService {
         Ok(Response::new(response))
     }
 
-    type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
+    type LeaseKeepAliveStream =
+        Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
 
     async fn lease_keep_alive(
         &self,

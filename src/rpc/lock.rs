@@ -12,10 +12,7 @@ pub struct LockService;
 
 #[tonic::async_trait]
 impl Lock for LockService {
-    async fn lock(
-        &self,
-        _request: Request<pb::LockRequest>,
-    ) -> Result<Response<pb::LockResponse>, Status> {
+    async fn lock(&self, _request: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
         Err(later("Lock.Lock"))
     }
 

@@ -65,7 +65,10 @@ impl Maintenance for MaintenanceService {
         let request = request.into_inner();
         if AlarmAction::try_from(request.action).is_err() {
             // An unknown action does nothing in etcd, and nothing is what it answers.
-            return Ok(Response::new(pb::AlarmResponse { header: Some(self.headers.now()), alarms: Vec::new() }));
+            return Ok(Response::new(pb::AlarmResponse {
+                header: Some(self.headers.now()),
+                alarms: Vec::new(),
+            }));
         }
         let outcome = self.consensus.propose(Kind::Alarm(request).into()).await;
         let Outcome::Alarm(mut response) = outcome.map_err(ClientError::from)? else {

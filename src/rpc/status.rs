@@ -46,7 +46,7 @@ client_errors! {
     LeaseNotFound = NotFound "requested lease not found";
     LeaseExist = FailedPrecondition "lease already exists";
     LeaseTTLTooLarge = OutOfRange "too large lease TTL";
-    WatchCanceled = Canceled "watch canceled";
+    WatchCanceled = Cancelled "watch canceled";
     MemberNotFound = NotFound "member not found";
     RequestTooLarge = InvalidArgument "request is too large";
     // etcd sends this one without its code, and its clients find it by the text.

@@ -21,7 +21,8 @@ pub fn range(request: &pb::RangeRequest) -> Result<(), ClientError> {
     if request.key.is_empty() {
         return Err(ClientError::EmptyKey);
     }
-    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err()
+    {
         return Err(ClientError::InvalidSortOption);
     }
     Ok(())
@@ -174,7 +175,8 @@ mod tests {
     }
 
     fn delete_op(key: &'static str, range_end: &'static str) -> pb::RequestOp {
-        let request = pb::DeleteRangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() };
+        let request =
+            pb::DeleteRangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() };
         pb::RequestOp { request: Some(Operation::RequestDeleteRange(request)) }
     }
 
@@ -197,7 +199,10 @@ mod tests {
         assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "\0")]), Ok(()));
         assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
         assert_eq!(check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]), duplicate);
-        assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![], vec![put_op("a")])]), duplicate);
+        assert_eq!(
+            check(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![], vec![put_op("a")])]),
+            duplicate
+        );
         assert_eq!(check(vec![delete_op("a", ""), txn_op(vec![], vec![put_op("a")])]), duplicate);
     }
 

@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::header::Headers;
 use super::status::ClientError;
 use crate::ids::Revision;
-use crate::watch::{ALL_WATCHERS, Answer, Queued, StreamRequests, StreamResponses, Wants, WatchCreate, WatchHub};
+use crate::watch::{
+    ALL_WATCHERS, Answer, Queued, StreamRequests, StreamResponses, Wants, WatchCreate, WatchHub,
+};
 use crate::wire::EncodedEvent;
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::watch_create_request::FilterType;
@@ -171,8 +173,7 @@ mod tests {
 
     #[test]
     fn pieces_keep_all_events_in_order_below_the_limit() {
-        let events: Vec<_> =
-            (0u8..10).map(|i| EncodedEvent::from_encoded(vec![i; 12].into())).collect();
+        let events: Vec<_> = (0u8..10).map(|i| EncodedEvent::from_encoded(vec![i; 12].into())).collect();
         let split = pieces(events.clone(), 61);
         assert_eq!(split.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3, 1]);
         assert_eq!(split.concat(), events);

@@ -111,7 +111,7 @@ pub struct Answered {
     pub path: Arc<str>,
     pub began: Instant,
     /// Held while the call is open.
-    pub guard: Guard,
+    pub _guard: Guard,
 }
 
 impl Answered {

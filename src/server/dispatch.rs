@@ -46,6 +46,38 @@ pub struct Services {
     pub health: HealthServer<rpc::HealthService>,
 }
 
+impl Services {
+    /// Messages are limited where they are framed, with the text of Go's gRPC.
+    pub fn new(
+        kv: rpc::KvService,
+        watch: rpc::WatchService,
+        lease: rpc::LeaseService,
+        cluster: rpc::ClusterService,
+        maintenance: rpc::MaintenanceService,
+        auth: rpc::AuthService,
+    ) -> Self {
+        Self {
+            kv: KvServer::new(kv).max_decoding_message_size(usize::MAX),
+            watch: WatchServer::new(watch).max_decoding_message_size(usize::MAX),
+            lease: LeaseServer::new(lease),
+            cluster: ClusterServer::new(cluster),
+            maintenance: MaintenanceServer::new(maintenance),
+            auth: AuthServer::new(auth),
+            lock: LockServer::new(rpc::LockService),
+            election: ElectionServer::new(rpc::ElectionService),
+            health: HealthServer::new(rpc::HealthService),
+        }
+    }
+}
+
+impl Serves {
+    /// Serves also what another URL of the same address asks for.
+    pub fn add(&mut self, other: Self) {
+        self.grpc |= other.grpc;
+        self.http = self.http.max(other.http);
+    }
+}
+
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Serves {
@@ -54,7 +86,7 @@ pub struct Serves {
 }
 
 /// Which HTTP endpoints a listener has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HttpScope {
     None,
     /// Metrics and health alone: `--listen-metrics-urls`.
@@ -93,14 +125,20 @@ impl Dispatcher {
         rpc.started.inc();
         let guard =
             if rpc.kind == RpcKind::BidiStream { InFlight::uncounted() } else { self.in_flight.enter() };
-        let answered = Answered { metrics: self.metrics.clone(), path: path.clone(), began: Instant::now(), guard };
+        let answered = Answered {
+            metrics: self.metrics.clone(),
+            path: path.clone(),
+            began: Instant::now(),
+            _guard: guard,
+        };
         if let Err(status) = self.check_metadata(&request, rpc) {
             answered.ended_with(status.code());
             return self.refuse(&status);
         }
         let max_message_bytes = self.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-        let request = request
-            .map(|body| tonic::body::Body::new(RequestBody::new(body, rpc, &self.metrics, max_message_bytes)));
+        let request = request.map(|body| {
+            tonic::body::Body::new(RequestBody::new(body, rpc, &self.metrics, max_message_bytes))
+        });
         let response = self.call_service(&path, request).await;
         let (parts, body) = response.into_parts();
         let body = ResponseBody::grpc(body, &parts.headers, answered);
@@ -151,7 +189,7 @@ impl Dispatcher {
     }
 
     fn count_client(&self, kind: &str, version: &str) {
-        let known = self.metrics.client_versions_within(MAX_CLIENT_VERSIONS, version);
+        let known = self.metrics.is_counted_version(version, MAX_CLIENT_VERSIONS);
         let version = if known { version } else { "other" };
         self.metrics.client_requests.with_label_values(&[kind, version]).inc();
     }

@@ -108,7 +108,10 @@ impl HttpEndpoints {
             "/livez" => self.checks("livez", LIVE_CHECKS, &query).await,
             "/readyz" => self.checks("readyz", READY_CHECKS, &query).await,
             _ => match self.single(path) {
-                Some((kind, check)) => self.checks(kind, &[check], &Query(if query.has("verbose") { "verbose" } else { "" })).await,
+                Some((kind, check)) => {
+                    self.checks(kind, &[check], &Query(if query.has("verbose") { "verbose" } else { "" }))
+                        .await
+                }
                 None => not_found(),
             },
         }
@@ -201,7 +204,9 @@ impl HttpEndpoints {
                 Err("alarm activated: CORRUPT".to_owned())
             }
             Check::DataCorruption => Ok(()),
-            Check::NonLearner if self.consensus.status().is_learner => Err("the member is a learner".to_owned()),
+            Check::NonLearner if self.consensus.status().is_learner => {
+                Err("the member is a learner".to_owned())
+            }
             Check::NonLearner => Ok(()),
             Check::SerializableRead => self.read(),
             Check::LinearizableRead => {

@@ -40,28 +40,21 @@ pub struct ConnectionOptions {
     pub keepalive_timeout: Duration,
 }
 
-/// A socket option asked for by a flag.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SocketOptions {
-    pub reuse_port: bool,
-    pub reuse_address: bool,
-}
-
 /// An accepted connection on its way to a worker.
 pub struct Accepted {
     stream: TcpStream,
     serves: Serves,
 }
 
-/// Opens a socket to accept on.
+/// Opens a socket to accept on; with `reuse_port` another process may accept on the same port.
 ///
 /// # Errors
 /// When the address is taken or not ours.
-pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<std::net::TcpListener> {
+pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // As Go does on every listener: a restart need not wait for old connections to be forgotten.
     socket.set_reuse_address(true)?;
-    if options.reuse_port {
+    if reuse_port {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {

@@ -98,7 +98,10 @@ mod tests {
 
     #[tokio::test]
     async fn tells_the_protocol_and_loses_no_byte() {
-        for (sent, expected) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], Sniffed::Http1), (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nframe"[..], Sniffed::Http2)] {
+        for (sent, expected) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], Sniffed::Http1),
+            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nframe"[..], Sniffed::Http2),
+        ] {
             let (protocol, mut rewound) = sniff(sent).await.expect("known");
             let mut read = Vec::new();
             rewound.read_to_end(&mut read).await.expect("read");
