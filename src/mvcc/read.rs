@@ -92,7 +92,6 @@ impl Reader {
     pub fn live_keys(&self) -> u64 {
         self.shared.view.load().tree.live()
     }
-
 }
 
 /// One revision of everything, for as long as it is held.

@@ -1,0 +1,66 @@
+//! Runs one program on both servers, step by step, and stops at the first difference.
+
+use std::fmt;
+
+use crate::answer::Answer;
+use crate::compare::Comparison;
+use crate::programs::Step;
+use crate::side::Side;
+
+/// The two servers that get the same requests.
+pub struct Pair {
+    pub etcd: Side,
+    pub decklog: Side,
+    pub comparison: Comparison,
+}
+
+/// Where and how the servers differed.
+#[derive(Debug)]
+pub struct Difference {
+    /// Index of the step, or the number of steps when it showed after them.
+    pub step: usize,
+    pub etcd: String,
+    pub decklog: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at step {}\n  etcd:    {}\n  decklog: {}", self.step, self.etcd, self.decklog)
+    }
+}
+
+impl Pair {
+    /// # Errors
+    /// The first difference; the servers are then not the same any more.
+    pub async fn run(&mut self, program: &[Step]) -> Result<(), Difference> {
+        tokio::join!(self.etcd.begin(), self.decklog.begin());
+        self.same_revision(0)?;
+        for (index, step) in program.iter().enumerate() {
+            self.run_step(step).await.map_err(|[etcd, decklog]| Difference { step: index, etcd, decklog })?;
+        }
+        tokio::join!(self.etcd.clean_up(), self.decklog.clean_up());
+        tokio::join!(self.etcd.begin(), self.decklog.begin());
+        self.same_revision(program.len())
+    }
+
+    async fn run_step(&mut self, step: &Step) -> Result<(), [String; 2]> {
+        if matches!(step, Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. }) {
+            return Ok(());
+        }
+        let (etcd, decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
+        self.compare(step, etcd, decklog)
+    }
+
+    fn compare(&self, step: &Step, etcd: Answer, decklog: Answer) -> Result<(), [String; 2]> {
+        let expected = self.comparison.expected(step, etcd.clone());
+        if expected.same_as(&decklog) { Ok(()) } else { Err([format!("{etcd:?}"), format!("{decklog:?}")]) }
+    }
+
+    fn same_revision(&self, step: usize) -> Result<(), Difference> {
+        let [etcd, decklog] = [&self.etcd, &self.decklog].map(|side| side.meaning.base_revision);
+        if etcd == decklog {
+            return Ok(());
+        }
+        Err(Difference { step, etcd: format!("revision {etcd}"), decklog: format!("revision {decklog}") })
+    }
+}

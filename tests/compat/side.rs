@@ -1,0 +1,106 @@
+//! One of the two servers under comparison: asks it and keeps what its answers mean.
+
+use decklog::wire::etcdserverpb::kv_client::KvClient;
+use decklog::wire::etcdserverpb::lease_client::LeaseClient;
+use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
+use decklog::wire::etcdserverpb::{
+    DeleteRangeRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, RangeRequest,
+};
+use tonic::transport::Channel;
+
+use crate::answer::Answer;
+use crate::programs::Step;
+use crate::resolve::Meaning;
+
+pub struct Side {
+    pub kv: KvClient<Channel>,
+    pub lease: LeaseClient<Channel>,
+    pub maintenance: MaintenanceClient<Channel>,
+    pub meaning: Meaning,
+}
+
+impl Side {
+    pub fn new(channel: &Channel) -> Self {
+        Self {
+            kv: KvClient::new(channel.clone()),
+            lease: LeaseClient::new(channel.clone()),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            meaning: Meaning::default(),
+        }
+    }
+
+    /// Asks for what is not a watch; the answer is neutral.
+    pub async fn ask(&mut self, step: &Step) -> Answer {
+        let answer = match self.meaning.resolve(step) {
+            Step::Range(request) => Answer::of(self.kv.range(request).await, Answer::Range),
+            Step::Put(request) => Answer::of(self.kv.put(request).await, Answer::Put),
+            Step::DeleteRange(request) => {
+                Answer::of(self.kv.delete_range(request).await, Answer::DeleteRange)
+            }
+            Step::Txn(request) => Answer::of(self.kv.txn(request).await, Answer::Txn),
+            Step::Compact(request) => Answer::of(self.kv.compact(request).await, Answer::Compact),
+            Step::HashKv(request) => Answer::of(self.maintenance.hash_kv(request).await, Answer::HashKv),
+            Step::LeaseGrant(request) => {
+                let chosen_by_server = request.id == 0;
+                let answer = Answer::of(self.lease.lease_grant(request).await, Answer::LeaseGrant);
+                if let (true, Answer::LeaseGrant(granted)) = (chosen_by_server, &answer) {
+                    self.meaning.chosen_leases.push(granted.id);
+                }
+                answer
+            }
+            Step::LeaseRevoke(request) => {
+                Answer::of(self.lease.lease_revoke(request).await, Answer::LeaseRevoke)
+            }
+            Step::LeaseTimeToLive(request) => {
+                Answer::of(self.lease.lease_time_to_live(request).await, Answer::LeaseTimeToLive)
+            }
+            Step::LeaseLeases(request) => {
+                Answer::of(self.lease.lease_leases(request).await, Answer::LeaseLeases)
+            }
+            Step::LeaseKeepAlive(request) => self.keep_alive_once(request).await,
+            Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. } => {
+                unreachable!("watch steps go to the side's watch streams")
+            }
+        };
+        self.meaning.neutral(answer)
+    }
+
+    /// The store's revision now.
+    pub async fn revision(&mut self) -> i64 {
+        let request = RangeRequest { key: "x".into(), ..Default::default() };
+        let answer = self.kv.range(request).await.expect("a Range of one key").into_inner();
+        answer.header.expect("Range answers have a header").revision
+    }
+
+    /// Starts a program: its numbers count from here.
+    pub async fn begin(&mut self) {
+        self.meaning = Meaning { base_revision: self.revision().await, chosen_leases: Vec::new() };
+    }
+
+    /// Leaves no key and no lease behind.
+    pub async fn clean_up(&mut self) {
+        let everything =
+            DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+        self.kv.delete_range(everything).await.expect("deleting everything");
+        let leases = self.lease.lease_leases(LeaseLeasesRequest {}).await.expect("the list of leases");
+        for lease in leases.into_inner().leases {
+            self.lease
+                .lease_revoke(LeaseRevokeRequest { id: lease.id })
+                .await
+                .expect("revoking a listed lease");
+        }
+    }
+
+    async fn keep_alive_once(&mut self, request: LeaseKeepAliveRequest) -> Answer {
+        let answers = self.lease.lease_keep_alive(tokio_stream::once(request)).await;
+        let first = match answers {
+            Ok(mut answers) => answers.get_mut().message().await,
+            Err(status) => Err(status),
+        };
+        let missing = || tonic::Status::internal("the stream ended without an answer");
+        Answer::of(
+            first.and_then(|answer| answer.ok_or_else(missing)).map(tonic::Response::new),
+            Answer::LeaseKeepAlive,
+        )
+    }
+}
