@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
+const LAST_LINES: usize = 40;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running server. Its data and its log live as long as it.
@@ -54,6 +55,14 @@ impl Server {
         server
     }
 
+    /// When the server has ended: how, and the end of its log.
+    pub fn end(&mut self) -> Option<String> {
+        let status = self.child.try_wait().expect("a child of this process")?;
+        let log = self.log();
+        let tail: Vec<&str> = log.lines().rev().take(LAST_LINES).collect();
+        Some(format!("{status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")))
+    }
+
     /// What the server wrote to stdout and stderr so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_else(|error| format!("no log: {error}"))
@@ -64,8 +73,8 @@ impl Server {
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         loop {
             poll.tick().await;
-            if let Some(status) = self.child.try_wait().expect("a child of this process") {
-                panic!("the server ended ({status}); its log:\n{}", self.log());
+            if let Some(end) = self.end() {
+                panic!("the server ended: {end}");
             }
             match client.status(StatusRequest {}).await {
                 Ok(answer) if answer.get_ref().leader != 0 => return,

@@ -42,20 +42,15 @@ impl Programs {
         Some(Self { etcd, comparison })
     }
 
-    async fn start(&self) -> (Server, Server) {
+    /// Two servers without any data.
+    async fn start(&self) -> Pair {
         let other = match self.comparison {
             Comparison::EtcdWithItself => self.etcd.as_path(),
             Comparison::EtcdWithDecklog => Path::new(env!("CARGO_BIN_EXE_decklog")),
         };
-        tokio::join!(Server::start(&self.etcd, &["--unsafe-no-fsync"]), Server::start(other, &[]))
-    }
-
-    fn pair(&self, servers: &(Server, Server)) -> Pair {
-        Pair {
-            etcd: Side::new(&servers.0.channel),
-            decklog: Side::new(&servers.1.channel),
-            comparison: self.comparison,
-        }
+        let (etcd, decklog) =
+            tokio::join!(Server::start(&self.etcd, &["--unsafe-no-fsync"]), Server::start(other, &[]));
+        Pair { etcd: Side::new(etcd), decklog: Side::new(decklog), comparison: self.comparison }
     }
 }
 
@@ -64,12 +59,15 @@ async fn random_programs_have_the_same_answers() {
     let seed: u64 = setting("DECKLOG_COMPAT_SEED").unwrap_or_else(rand::random);
     println!("DECKLOG_COMPAT_SEED={seed}");
     let Some(programs) = Programs::find("random_programs_have_the_same_answers") else { return };
-    let servers = programs.start().await;
-    let mut pair = programs.pair(&servers);
+    let mut pair = programs.start().await;
     for index in 0..setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS) {
         let program = programs::program(seed, index, STEPS);
         if let Err(difference) = pair.run(&program).await {
-            panic!("seed {seed}, program {index}: {difference}\n  step: {:?}", program.get(difference.step));
+            panic!(
+                "seed {seed}, program {index}: {difference}\n  step: {:?}{}",
+                program.get(difference.step),
+                pair.ends()
+            );
         }
     }
 }

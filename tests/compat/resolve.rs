@@ -58,6 +58,8 @@ impl Meaning {
             Answer::LeaseLeases(answer) => {
                 answer.leases.iter_mut().for_each(|lease| self.neutral_lease(&mut lease.id));
             }
+            // The hash is over the stored pairs with their lease ids.
+            Answer::HashKv(answer) if !self.chosen_leases.is_empty() => answer.hash = 0,
             Answer::Compact(_) | Answer::HashKv(_) | Answer::LeaseRevoke(_) | Answer::Failed { .. } => {}
         }
         answer

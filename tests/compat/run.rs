@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tonic::Status;
+
 use crate::answer::Answer;
 use crate::compare::Comparison;
 use crate::programs::Step;
@@ -33,14 +35,31 @@ impl Pair {
     /// # Errors
     /// The first difference; the servers are then not the same any more.
     pub async fn run(&mut self, program: &[Step]) -> Result<(), Difference> {
-        tokio::join!(self.etcd.begin(), self.decklog.begin());
-        self.same_revision(0)?;
+        self.begin(0).await?;
         for (index, step) in program.iter().enumerate() {
             self.run_step(step).await.map_err(|[etcd, decklog]| Difference { step: index, etcd, decklog })?;
         }
-        tokio::join!(self.etcd.clean_up(), self.decklog.clean_up());
-        tokio::join!(self.etcd.begin(), self.decklog.begin());
-        self.same_revision(program.len())
+        let cleaned = tokio::join!(self.etcd.clean_up(), self.decklog.clean_up());
+        both_well(program.len(), cleaned)?;
+        self.begin(program.len()).await
+    }
+
+    /// How the servers that ended did so: the last lines of their logs.
+    pub fn ends(&mut self) -> String {
+        let ends = [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)]
+            .map(|(name, side)| side.server.end().map(|end| format!("\n{name} ended: {end}")));
+        ends.into_iter().flatten().collect()
+    }
+
+    /// Both servers are at the same revision, from which the next program counts.
+    async fn begin(&mut self, step: usize) -> Result<(), Difference> {
+        let began = tokio::join!(self.etcd.begin(), self.decklog.begin());
+        both_well(step, began)?;
+        let [etcd, decklog] = [&self.etcd, &self.decklog].map(|side| side.meaning.base_revision);
+        if etcd == decklog {
+            return Ok(());
+        }
+        Err(Difference { step, etcd: format!("revision {etcd}"), decklog: format!("revision {decklog}") })
     }
 
     async fn run_step(&mut self, step: &Step) -> Result<(), [String; 2]> {
@@ -55,12 +74,15 @@ impl Pair {
         let expected = self.comparison.expected(step, etcd.clone());
         if expected.same_as(&decklog) { Ok(()) } else { Err([format!("{etcd:?}"), format!("{decklog:?}")]) }
     }
+}
 
-    fn same_revision(&self, step: usize) -> Result<(), Difference> {
-        let [etcd, decklog] = [&self.etcd, &self.decklog].map(|side| side.meaning.base_revision);
-        if etcd == decklog {
-            return Ok(());
-        }
-        Err(Difference { step, etcd: format!("revision {etcd}"), decklog: format!("revision {decklog}") })
+/// What every healthy server does was done by both.
+fn both_well(
+    step: usize,
+    (etcd, decklog): (Result<(), Status>, Result<(), Status>),
+) -> Result<(), Difference> {
+    if etcd.is_ok() && decklog.is_ok() {
+        return Ok(());
     }
+    Err(Difference { step, etcd: format!("{etcd:?}"), decklog: format!("{decklog:?}") })
 }

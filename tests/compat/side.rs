@@ -4,15 +4,19 @@ use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::lease_client::LeaseClient;
 use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use decklog::wire::etcdserverpb::{
-    DeleteRangeRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, RangeRequest,
+    CompactionRequest, DeleteRangeRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
+    RangeRequest,
 };
 use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 
 use crate::answer::Answer;
 use crate::programs::Step;
 use crate::resolve::Meaning;
+use crate::servers::Server;
 
 pub struct Side {
+    pub server: Server,
     pub kv: KvClient<Channel>,
     pub lease: LeaseClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
@@ -20,12 +24,14 @@ pub struct Side {
 }
 
 impl Side {
-    pub fn new(channel: &Channel) -> Self {
+    pub fn new(server: Server) -> Self {
+        let channel = &server.channel;
         Self {
             kv: KvClient::new(channel.clone()),
             lease: LeaseClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             meaning: Meaning::default(),
+            server,
         }
     }
 
@@ -65,30 +71,29 @@ impl Side {
         self.meaning.neutral(answer)
     }
 
-    /// The store's revision now.
-    pub async fn revision(&mut self) -> i64 {
-        let request = RangeRequest { key: "x".into(), ..Default::default() };
-        let answer = self.kv.range(request).await.expect("a Range of one key").into_inner();
-        answer.header.expect("Range answers have a header").revision
-    }
-
     /// Starts a program: its numbers count from here.
-    pub async fn begin(&mut self) {
-        self.meaning = Meaning { base_revision: self.revision().await, chosen_leases: Vec::new() };
+    pub async fn begin(&mut self) -> Result<(), Status> {
+        let request = RangeRequest { key: "x".into(), ..Default::default() };
+        let header = self.kv.range(request).await?.into_inner().header.unwrap_or_default();
+        self.meaning = Meaning { base_revision: header.revision, chosen_leases: Vec::new() };
+        Ok(())
     }
 
-    /// Leaves no key and no lease behind.
-    pub async fn clean_up(&mut self) {
+    /// Leaves no key, no history and no lease behind.
+    pub async fn clean_up(&mut self) -> Result<(), Status> {
         let everything =
             DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-        self.kv.delete_range(everything).await.expect("deleting everything");
-        let leases = self.lease.lease_leases(LeaseLeasesRequest {}).await.expect("the list of leases");
-        for lease in leases.into_inner().leases {
-            self.lease
-                .lease_revoke(LeaseRevokeRequest { id: lease.id })
-                .await
-                .expect("revoking a listed lease");
+        let deleted = self.kv.delete_range(everything).await?.into_inner();
+        let revision = deleted.header.unwrap_or_default().revision;
+        match self.kv.compact(CompactionRequest { revision, physical: true }).await {
+            Err(status) if status.code() == Code::OutOfRange => {} // the program did it at this revision
+            other => drop(other?),
         }
+        let leases = self.lease.lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
+        for lease in leases {
+            self.lease.lease_revoke(LeaseRevokeRequest { id: lease.id }).await?;
+        }
+        Ok(())
     }
 
     async fn keep_alive_once(&mut self, request: LeaseKeepAliveRequest) -> Answer {
@@ -97,9 +102,9 @@ impl Side {
             Ok(mut answers) => answers.get_mut().message().await,
             Err(status) => Err(status),
         };
-        let missing = || tonic::Status::internal("the stream ended without an answer");
+        let missing = || Status::internal("the stream ended without an answer");
         Answer::of(
-            first.and_then(|answer| answer.ok_or_else(missing)).map(tonic::Response::new),
+            first.and_then(|answer| answer.ok_or_else(missing)).map(Response::new),
             Answer::LeaseKeepAlive,
         )
     }

@@ -1,4 +1,5 @@
-//! Random Range, Put, DeleteRange and Compact requests.
+//! Random Range, Put, DeleteRange and Compact requests. Unknown sort enums are left to the bad requests: etcd 3.5
+//! answers an unknown order and crashes on an unknown target.
 
 use decklog::wire::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 
@@ -19,12 +20,8 @@ impl Chooser {
             request.revision = self.revision();
         }
         if self.one_in(3) {
-            request.sort_order = self.pick(&[0, 1, 2, 2, 1, 1, 2]);
+            request.sort_order = self.pick(&[0, 1, 2]);
             request.sort_target = self.pick(&[0, 1, 2, 3, 4]);
-        }
-        if self.one_in(25) {
-            request.sort_order = self.pick(&[3, -1, 7, 0]);
-            request.sort_target = self.pick(&[5, -1, 99, 0]);
         }
         if self.one_in(5) {
             let filters = [
