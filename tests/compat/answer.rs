@@ -52,6 +52,14 @@ impl Answer {
         }
     }
 
+    /// The answer's type, or the error's code and text.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Failed { code, text } => format!("{code:?}: {text}"),
+            _ => format!("{self:?}").split('(').next().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Equal in everything but the clock's part of remaining lease times.
     pub fn same_as(&self, other: &Self) -> bool {
         match (self, other) {

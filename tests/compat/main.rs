@@ -10,6 +10,7 @@ mod peers;
 mod servers;
 
 mod answer;
+mod bad_requests;
 mod compare;
 mod differences;
 mod programs;
@@ -17,6 +18,7 @@ mod resolve;
 mod run;
 mod side;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -50,7 +52,12 @@ impl Programs {
         };
         let (etcd, decklog) =
             tokio::join!(Server::start(&self.etcd, &["--unsafe-no-fsync"]), Server::start(other, &[]));
-        Pair { etcd: Side::new(etcd), decklog: Side::new(decklog), comparison: self.comparison }
+        Pair {
+            etcd: Side::new(etcd),
+            decklog: Side::new(decklog),
+            comparison: self.comparison,
+            tally: BTreeMap::new(),
+        }
     }
 }
 
@@ -70,6 +77,17 @@ async fn random_programs_have_the_same_answers() {
             );
         }
     }
+    for (kind, count) in &pair.tally {
+        println!("{count:6} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_alike() {
+    let Some(programs) = Programs::find("bad_requests_are_refused_alike") else { return };
+    let mut pair = programs.start().await;
+    let wrong = bad_requests::wrong_answers(&mut pair).await;
+    assert!(wrong.is_empty(), "{} wrong:\n{}{}", wrong.len(), wrong.join("\n"), pair.ends());
 }
 
 fn setting<T: FromStr>(name: &str) -> Option<T> {

@@ -120,7 +120,7 @@ impl Chooser {
             5 => self.pick(&[-1, i64::MIN]),
             6 => self.pick(&[FIRST_LITERAL_REVISION, i64::MAX]),
             _ => {
-                let reached = self.step as u32 * 2 / 3 + 3;
+                let reached = self.step as u32 / 2 + 3;
                 i64::from(self.below(reached)) + 1
             }
         }

@@ -1,5 +1,6 @@
 //! Runs one program on both servers, step by step, and stops at the first difference.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use tonic::Status;
@@ -14,6 +15,8 @@ pub struct Pair {
     pub etcd: Side,
     pub decklog: Side,
     pub comparison: Comparison,
+    /// How often each kind of answer was given: what the programs have reached.
+    pub tally: BTreeMap<String, usize>,
 }
 
 /// Where and how the servers differed.
@@ -67,6 +70,7 @@ impl Pair {
             return Ok(());
         }
         let (etcd, decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
+        *self.tally.entry(etcd.kind()).or_default() += 1;
         self.compare(step, etcd, decklog)
     }
 

@@ -1,14 +1,16 @@
 //! One of the two servers under comparison: asks it and keeps what its answers mean.
 
+use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::lease_client::LeaseClient;
 use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use decklog::wire::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
-    RangeRequest,
+    RangeRequest, RangeResponse,
 };
+use http::uri::PathAndQuery;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::answer::Answer;
 use crate::programs::Step;
@@ -20,6 +22,7 @@ pub struct Side {
     pub kv: KvClient<Channel>,
     pub lease: LeaseClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
+    pub cluster: ClusterClient<Channel>,
     pub meaning: Meaning,
 }
 
@@ -30,6 +33,7 @@ impl Side {
             kv: KvClient::new(channel.clone()),
             lease: LeaseClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel.clone()),
             meaning: Meaning::default(),
             server,
         }
@@ -94,6 +98,14 @@ impl Side {
             self.lease.lease_revoke(LeaseRevokeRequest { id: lease.id }).await?;
         }
         Ok(())
+    }
+
+    /// Calls the method at `path` with an empty message.
+    pub async fn call_unknown(&self, path: &'static str) -> Result<Response<RangeResponse>, Status> {
+        let mut client = tonic::client::Grpc::new(self.server.channel.clone());
+        client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let codec = tonic_prost::ProstCodec::<RangeRequest, RangeResponse>::default();
+        client.unary(Request::new(RangeRequest::default()), PathAndQuery::from_static(path), codec).await
     }
 
     async fn keep_alive_once(&mut self, request: LeaseKeepAliveRequest) -> Answer {
