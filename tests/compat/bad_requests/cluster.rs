@@ -35,8 +35,8 @@ pub fn rows() -> Vec<Row> {
         ),
         Row::new("MemberRemove: 0", Ask::MemberRemove(MemberRemoveRequest { id: 0 }), NotFound, NOT_FOUND),
         Row::new("MemberUpdate: unknown", update(404, &["http://127.0.0.1:1"]), NotFound, NOT_FOUND),
-        Row::new("MemberUpdate: bad URL", update(404, &["x"]), InvalidArgument, BAD_URLS),
-        Row::new("MemberUpdate: no URL", update(404, &[]), InvalidArgument, BAD_URLS),
+        Row::new("MemberUpdate: unknown, bad URL", update(404, &["x"]), NotFound, NOT_FOUND),
+        Row::new("MemberUpdate: unknown, no URL", update(404, &[]), NotFound, NOT_FOUND),
     ]
 }
 
