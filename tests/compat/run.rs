@@ -1,0 +1,92 @@
+//! Runs one program on both servers, step by step, and stops at the first difference.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tonic::Status;
+
+use crate::answer::Answer;
+use crate::compare::Comparison;
+use crate::programs::Step;
+use crate::side::Side;
+
+/// The two servers that get the same requests.
+pub struct Pair {
+    pub etcd: Side,
+    pub decklog: Side,
+    pub comparison: Comparison,
+    /// How often each kind of answer was given: what the programs have reached.
+    pub tally: BTreeMap<String, usize>,
+}
+
+/// Where and how the servers differed.
+#[derive(Debug)]
+pub struct Difference {
+    /// Index of the step, or the number of steps when it showed after them.
+    pub step: usize,
+    pub etcd: String,
+    pub decklog: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at step {}\n  etcd:    {}\n  decklog: {}", self.step, self.etcd, self.decklog)
+    }
+}
+
+impl Pair {
+    /// # Errors
+    /// The first difference; the servers are then not the same any more.
+    pub async fn run(&mut self, program: &[Step]) -> Result<(), Difference> {
+        self.begin(0).await?;
+        for (index, step) in program.iter().enumerate() {
+            self.run_step(step).await.map_err(|[etcd, decklog]| Difference { step: index, etcd, decklog })?;
+        }
+        let cleaned = tokio::join!(self.etcd.clean_up(), self.decklog.clean_up());
+        both_well(program.len(), cleaned)?;
+        self.begin(program.len()).await
+    }
+
+    /// How the servers that ended did so: the last lines of their logs.
+    pub fn ends(&mut self) -> String {
+        let ends = [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)]
+            .map(|(name, side)| side.server.end().map(|end| format!("\n{name} ended: {end}")));
+        ends.into_iter().flatten().collect()
+    }
+
+    /// Both servers are at the same revision, from which the next program counts.
+    async fn begin(&mut self, step: usize) -> Result<(), Difference> {
+        let began = tokio::join!(self.etcd.begin(), self.decklog.begin());
+        both_well(step, began)?;
+        let [etcd, decklog] = [&self.etcd, &self.decklog].map(|side| side.meaning.base_revision);
+        if etcd == decklog {
+            return Ok(());
+        }
+        Err(Difference { step, etcd: format!("revision {etcd}"), decklog: format!("revision {decklog}") })
+    }
+
+    async fn run_step(&mut self, step: &Step) -> Result<(), [String; 2]> {
+        if matches!(step, Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. }) {
+            return Ok(());
+        }
+        let (etcd, decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
+        *self.tally.entry(etcd.kind()).or_default() += 1;
+        self.compare(step, etcd, decklog)
+    }
+
+    fn compare(&self, step: &Step, etcd: Answer, decklog: Answer) -> Result<(), [String; 2]> {
+        let expected = self.comparison.expected(step, etcd.clone());
+        if expected.same_as(&decklog) { Ok(()) } else { Err([format!("{etcd:?}"), format!("{decklog:?}")]) }
+    }
+}
+
+/// What every healthy server does was done by both.
+fn both_well(
+    step: usize,
+    (etcd, decklog): (Result<(), Status>, Result<(), Status>),
+) -> Result<(), Difference> {
+    if etcd.is_ok() && decklog.is_ok() {
+        return Ok(());
+    }
+    Err(Difference { step, etcd: format!("{etcd:?}"), decklog: format!("{decklog:?}") })
+}

@@ -1,0 +1,123 @@
+//! One of the two servers under comparison: asks it and keeps what its answers mean.
+
+use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
+use decklog::wire::etcdserverpb::kv_client::KvClient;
+use decklog::wire::etcdserverpb::lease_client::LeaseClient;
+use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
+use decklog::wire::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
+    RangeRequest, RangeResponse,
+};
+use http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::answer::Answer;
+use crate::programs::Step;
+use crate::resolve::Meaning;
+use crate::servers::Server;
+
+pub struct Side {
+    pub server: Server,
+    pub kv: KvClient<Channel>,
+    pub lease: LeaseClient<Channel>,
+    pub maintenance: MaintenanceClient<Channel>,
+    pub cluster: ClusterClient<Channel>,
+    pub meaning: Meaning,
+}
+
+impl Side {
+    pub fn new(server: Server) -> Self {
+        let channel = &server.channel;
+        Self {
+            kv: KvClient::new(channel.clone()),
+            lease: LeaseClient::new(channel.clone()),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel.clone()),
+            meaning: Meaning::default(),
+            server,
+        }
+    }
+
+    /// Asks for what is not a watch; the answer is neutral.
+    pub async fn ask(&mut self, step: &Step) -> Answer {
+        let answer = match self.meaning.resolve(step) {
+            Step::Range(request) => Answer::of(self.kv.range(request).await, Answer::Range),
+            Step::Put(request) => Answer::of(self.kv.put(request).await, Answer::Put),
+            Step::DeleteRange(request) => {
+                Answer::of(self.kv.delete_range(request).await, Answer::DeleteRange)
+            }
+            Step::Txn(request) => Answer::of(self.kv.txn(request).await, Answer::Txn),
+            Step::Compact(request) => Answer::of(self.kv.compact(request).await, Answer::Compact),
+            Step::HashKv(request) => Answer::of(self.maintenance.hash_kv(request).await, Answer::HashKv),
+            Step::LeaseGrant(request) => {
+                let chosen_by_server = request.id == 0;
+                let answer = Answer::of(self.lease.lease_grant(request).await, Answer::LeaseGrant);
+                if let (true, Answer::LeaseGrant(granted)) = (chosen_by_server, &answer) {
+                    self.meaning.chosen_leases.push(granted.id);
+                }
+                answer
+            }
+            Step::LeaseRevoke(request) => {
+                Answer::of(self.lease.lease_revoke(request).await, Answer::LeaseRevoke)
+            }
+            Step::LeaseTimeToLive(request) => {
+                Answer::of(self.lease.lease_time_to_live(request).await, Answer::LeaseTimeToLive)
+            }
+            Step::LeaseLeases(request) => {
+                Answer::of(self.lease.lease_leases(request).await, Answer::LeaseLeases)
+            }
+            Step::LeaseKeepAlive(request) => self.keep_alive_once(request).await,
+            Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. } => {
+                unreachable!("watch steps go to the side's watch streams")
+            }
+        };
+        self.meaning.neutral(answer)
+    }
+
+    /// Starts a program: its numbers count from here.
+    pub async fn begin(&mut self) -> Result<(), Status> {
+        let request = RangeRequest { key: "x".into(), ..Default::default() };
+        let header = self.kv.range(request).await?.into_inner().header.unwrap_or_default();
+        self.meaning = Meaning { base_revision: header.revision, chosen_leases: Vec::new() };
+        Ok(())
+    }
+
+    /// Leaves no key, no history and no lease behind.
+    pub async fn clean_up(&mut self) -> Result<(), Status> {
+        let everything =
+            DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+        let deleted = self.kv.delete_range(everything).await?.into_inner();
+        let revision = deleted.header.unwrap_or_default().revision;
+        match self.kv.compact(CompactionRequest { revision, physical: true }).await {
+            Err(status) if status.code() == Code::OutOfRange => {} // the program did it at this revision
+            other => drop(other?),
+        }
+        let leases = self.lease.lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
+        for lease in leases {
+            self.lease.lease_revoke(LeaseRevokeRequest { id: lease.id }).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls the method at `path` with an empty message.
+    pub async fn call_unknown(&self, path: &'static str) -> Result<Response<RangeResponse>, Status> {
+        let mut client = tonic::client::Grpc::new(self.server.channel.clone());
+        client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let codec = tonic_prost::ProstCodec::<RangeRequest, RangeResponse>::default();
+        client.unary(Request::new(RangeRequest::default()), PathAndQuery::from_static(path), codec).await
+    }
+
+    async fn keep_alive_once(&mut self, request: LeaseKeepAliveRequest) -> Answer {
+        let answers = self.lease.lease_keep_alive(tokio_stream::once(request)).await;
+        let first = match answers {
+            Ok(mut answers) => answers.get_mut().message().await,
+            Err(status) => Err(status),
+        };
+        let missing = || Status::internal("the stream ended without an answer");
+        Answer::of(
+            first.and_then(|answer| answer.ok_or_else(missing)).map(Response::new),
+            Answer::LeaseKeepAlive,
+        )
+    }
+}
