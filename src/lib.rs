@@ -11,6 +11,7 @@
 pub mod alarm;
 pub mod apply;
 pub mod background;
+pub mod bench;
 pub mod command;
 pub mod config;
 pub mod consensus;

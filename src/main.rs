@@ -3,13 +3,16 @@
 use std::process::ExitCode;
 
 use decklog::config::{self, Invocation};
-use decklog::{logging, process, server};
+use decklog::{bench, logging, process, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if args.first().is_some_and(|first| first == "bench") {
+        return bench::run(args[1..].to_vec());
+    }
     let env: Vec<_> = std::env::vars_os().collect();
     match config::load(args, &env) {
         Ok(Invocation::Print(text)) => {
