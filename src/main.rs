@@ -36,6 +36,7 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
     logging::begin(&config.log)?;
     process::abort_on_panic();
+    process::use_small_pages();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

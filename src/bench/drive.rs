@@ -285,11 +285,15 @@ async fn renew(shared: &Shared, mut client: Client, tally: &mut Tally) -> Result
         pb::LeaseGrantResponse::decode(granted).map_err(|error| Status::unknown(error.to_string()))?;
     let message: Bytes = pb::LeaseKeepAliveRequest { id: granted.id }.encode_to_vec().into();
     let (sender, receiver) = mpsc::channel(1);
+    let ended = || Status::unknown("the stream ended");
+    // The first goes ahead: etcd begins to answer with its answer to it.
+    sender.try_send(message.clone()).map_err(|_full| ended())?;
     let mut answers = client.stream(cases::KEEP_ALIVE, ReceiverStream::new(receiver)).await?;
+    answers.message().await?;
     while shared.runs() {
         let due = shared.due().await;
         if sender.send(message.clone()).await.is_err() {
-            return Err(Status::unknown("the stream ended"));
+            return Err(ended());
         }
         answers.message().await?;
         shared.count(tally, due.elapsed());
