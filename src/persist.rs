@@ -113,10 +113,13 @@ impl Persist {
         Ok(())
     }
 
-    /// Begins to remove what the newest compaction dropped; its round has been written.
-    pub fn begin_compaction(&mut self) {
-        self.compaction = Some(Compaction::begin(&self.reader));
-        self.began_compaction = Instant::now();
+    /// Begins to remove what the compaction at `revision` dropped; its round has been written. When a newer one is
+    /// ordered already, its round is on the way, and the removal begins with that.
+    pub fn begin_compaction(&mut self, revision: Revision) {
+        if let Some(compaction) = Compaction::begin_at(&self.reader, revision) {
+            self.compaction = Some(compaction);
+            self.began_compaction = Instant::now();
+        }
     }
 
     pub fn is_compacting(&self) -> bool {
@@ -186,8 +189,8 @@ impl Persist {
             if let Some(round) = work.round {
                 self.write_until_there_is_room(&round, mailbox)?;
             }
-            if work.compact {
-                self.begin_compaction();
+            if let Some(revision) = work.compact {
+                self.begin_compaction(revision);
             }
             match self.step_compaction(options.compaction_batch) {
                 Err(Error::Store(storage::Error::Full { .. })) => mailbox.pause(FULL_DISK_PAUSE),

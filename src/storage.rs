@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 pub use memory::MemoryStore;
 pub use panics::are_caught_here as panics_are_caught_here;
-use panics::guarded;
+use panics::{guarded, guarded_open};
 pub use sled::{SledOptions, SledStore};
 
 use crate::ids::{FullRevision, LogPosition, Revision};

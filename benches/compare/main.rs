@@ -49,7 +49,9 @@ impl Options {
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
             match arg.as_str() {
-                "--rounds" => options.rounds = value()?.parse().map_err(|error| format!("--rounds: {error}"))?,
+                "--rounds" => {
+                    options.rounds = value()?.parse().map_err(|error| format!("--rounds: {error}"))?
+                }
                 "--seconds" => options.seconds = value()?,
                 "--decklog" => options.decklog = value()?,
                 // Cargo says so to every bench.
@@ -101,7 +103,8 @@ fn run(options: &Options) -> Result<(), String> {
             }
         }
     }
-    let rows: Vec<Row> = CASES.iter().zip(&results).map(|((name, _), results)| Row::of(name, results)).collect();
+    let rows: Vec<Row> =
+        CASES.iter().zip(&results).map(|((name, _), results)| Row::of(name, results)).collect();
     println!("{}", table(&rows, options, &results));
     write(&rows, options, &results)
 }
@@ -146,7 +149,8 @@ pub struct Row {
 
 impl Row {
     fn of(name: &str, results: &Results) -> Self {
-        let number = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        let number =
+            |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN);
         let (mut better, mut medians) = (Vec::new(), Vec::new());
         for (_, pointer, more_is_better) in MEASURES {
             let pairs = results.etcd.iter().zip(&results.decklog);
@@ -155,7 +159,9 @@ impl Row {
                 if more_is_better { ratio } else { 1.0 / ratio }
             });
             better.push(Spread::of(ratios.collect()));
-            let median = |values: &[Value]| Spread::of(values.iter().map(|value| number(value, pointer)).collect()).median;
+            let median = |values: &[Value]| {
+                Spread::of(values.iter().map(|value| number(value, pointer)).collect()).median
+            };
             medians.push((median(&results.etcd), median(&results.decklog)));
         }
         Self { name: name.to_owned(), better, medians }
@@ -163,7 +169,8 @@ impl Row {
 }
 
 fn median_of(results: &[Results], pick: impl Fn(&Results) -> &Vec<Value>, key: &str) -> f64 {
-    let values = results.iter().flat_map(|result| pick(result).iter().filter_map(|value| value[key].as_f64()));
+    let values =
+        results.iter().flat_map(|result| pick(result).iter().filter_map(|value| value[key].as_f64()));
     Spread::of(values.collect()).median
 }
 
@@ -180,7 +187,11 @@ fn table(rows: &[Row], options: &Options, results: &[Results]) -> String {
             // No latency of its own: an event is counted when it comes.
             if spread.median.is_finite() {
                 let Spread { median, low, high } = spread;
-                text += &format!("| **{median:.2}** ({low:.2} to {high:.2}) | {}, {} ", figure(*etcd), figure(*decklog));
+                text += &format!(
+                    "| **{median:.2}** ({low:.2} to {high:.2}) | {}, {} ",
+                    figure(*etcd),
+                    figure(*decklog)
+                );
             } else {
                 text += "| | ";
             }

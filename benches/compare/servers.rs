@@ -27,9 +27,9 @@ pub fn find_etcd() -> Result<String, String> {
     let peers = std::env::var("DECKLOG_PEERS").unwrap_or_default();
     let path = std::env::var("PATH").unwrap_or_default();
     let mut candidates = peers.split(':').chain(path.split(':')).map(|directory| format!("{directory}/etcd"));
-    candidates
-        .find(|candidate| PathBuf::from(candidate).is_file())
-        .ok_or_else(|| "etcd is neither in $DECKLOG_PEERS nor in PATH; tests/peers.sh DIR fetches it".to_owned())
+    candidates.find(|candidate| PathBuf::from(candidate).is_file()).ok_or_else(|| {
+        "etcd is neither in $DECKLOG_PEERS nor in PATH; tests/peers.sh DIR fetches it".to_owned()
+    })
 }
 
 fn free_port() -> Result<u16, String> {
@@ -43,7 +43,8 @@ impl Server {
     pub fn start(kind: Kind, program: &str) -> Result<Self, String> {
         let (client, peer) = (free_port()?, free_port()?);
         let directory = std::env::temp_dir().join(format!("decklog-compare-{}-{client}", std::process::id()));
-        let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client_url, peer_url) =
+            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let began = Instant::now();
         let child = Command::new(program)
             .args(["--name", "m", "--log-level", "error", "--data-dir"])

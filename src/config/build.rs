@@ -30,9 +30,9 @@ pub fn build(mut values: Values, notify_socket: Option<String>) -> Result<Config
             .warnings
             .push("the member has the name \"default\"; --name gives it one of its own".to_owned());
     }
-    let data_dir = match values.text("data-dir") {
-        "" => PathBuf::from(format!("{name}.decklog")),
-        given => PathBuf::from(given),
+    let data_dir = match values.is_given("data-dir") {
+        true => PathBuf::from(values.text("data-dir")),
+        false => PathBuf::from(format!("{name}.decklog")),
     };
     let wal_dir = Some(values.text("wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from);
     let listen = listen(&values)?;

@@ -55,8 +55,8 @@ pub const FLAGS: &[Flag] = &[
         name: "data-dir",
         group: "Member",
         kind: Text,
-        default: "",
-        help: "Where everything is kept; ${name}.decklog when not given",
+        default: "${name}.decklog",
+        help: "Where everything is kept",
         action: Honoured,
     },
     Flag {

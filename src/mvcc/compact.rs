@@ -54,6 +54,12 @@ impl Compaction {
         Self { snapshot: reader.snapshot(), next: Some(FullRevision::default()), removed: 0 }
     }
 
+    /// Begins to remove what the compaction at `revision` dropped. `None` when a newer one is published already: its
+    /// changes may not have reached the store, and removing for it would leave the store without what they replace.
+    pub fn begin_at(reader: &Reader, revision: Revision) -> Option<Self> {
+        Some(Self::begin(reader)).filter(|compaction| compaction.revision() == revision)
+    }
+
     pub fn revision(&self) -> Revision {
         self.snapshot.compacted()
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use crate::ids::Revision;
 use crate::storage::Round;
 
 /// Bytes of merged rounds above which apply waits.
@@ -31,7 +32,7 @@ struct Waiting {
     bytes: usize,
     /// When the oldest waiting round came.
     since: Option<Instant>,
-    compact: bool,
+    compact: Option<Revision>,
     defragment: Vec<Done>,
     closed: bool,
 }
@@ -40,19 +41,19 @@ struct Waiting {
 #[derive(Default)]
 pub(super) struct Work {
     pub round: Option<Round>,
-    pub compact: bool,
+    pub compact: Option<Revision>,
     pub defragment: Vec<Done>,
 }
 
 impl Mailbox {
-    /// Adds a round behind those that wait; `compact` when it ordered a compaction.
-    pub fn put(&self, round: Round, compact: bool) {
+    /// Adds a round behind those that wait; `compact` is the compaction that it ordered.
+    pub fn put(&self, round: Round, compact: Option<Revision>) {
         let mut waiting = self.waiting.lock();
         while waiting.bytes > MAX_WAITING_BYTES && !waiting.closed {
             self.emptied.wait(&mut waiting);
         }
         waiting.bytes += bytes_of(&round);
-        waiting.compact |= compact;
+        waiting.compact = compact.or(waiting.compact);
         match &mut waiting.round {
             Some(merged) => {
                 merged.applied = round.applied;
@@ -127,7 +128,7 @@ impl Mailbox {
         waiting.since = None;
         Work {
             round: waiting.round.take(),
-            compact: std::mem::take(&mut waiting.compact),
+            compact: waiting.compact.take(),
             defragment: std::mem::take(&mut waiting.defragment),
         }
     }

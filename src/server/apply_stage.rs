@@ -106,6 +106,6 @@ impl ApplyStage {
         if !published.changes.is_empty() {
             self.hub.publish(published.revision, published.changes);
         }
-        self.mailbox.put(published.round, published.compacted.is_some());
+        self.mailbox.put(published.round, published.compacted);
     }
 }

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Error;
 
@@ -11,9 +12,24 @@ thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Opens under way: sled reads damaged files on threads of its own, too.
+static OPENING: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether a panic of this thread is caught and told as an error.
 pub fn are_caught_here() -> bool {
-    CAUGHT.get()
+    let is_engine = std::thread::current().name().is_some_and(|name| name.starts_with("sled-io"));
+    CAUGHT.get() || (is_engine && OPENING.load(Ordering::Acquire) > 0)
+}
+
+/// Opens a database, with the engine's own threads.
+///
+/// # Errors
+/// `Damaged` when it panics.
+pub(super) fn guarded_open<T>(path: &Path, open: impl FnOnce() -> T) -> Result<T, Error> {
+    OPENING.fetch_add(1, Ordering::AcqRel);
+    let opened = guarded(path, open);
+    OPENING.fetch_sub(1, Ordering::AcqRel);
+    opened
 }
 
 /// Runs a call into the engine.

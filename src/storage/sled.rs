@@ -85,6 +85,7 @@ impl SledStore {
         let engine = Engine::open(directory, options.engine_cache_bytes)?;
         let applied = match engine.get(rows::APPLIED)? {
             Some(row) => rows::decode_applied(&row)?,
+            // The engine has checked that it is there.
             None => Applied::default(),
         };
         let mut index = BTreeSet::new();

@@ -122,7 +122,7 @@ impl Wal {
             failed: false,
         };
         if wal.segments.is_empty() {
-            wal.begin_segment(found.next_segment, 0)?;
+            wal.begin_segment(1, 0)?;
         }
         Ok((wal, found.content))
     }
@@ -270,13 +270,13 @@ impl Wal {
         }
         let fitting = self.spares.iter().position(|spare| spare.bytes >= needed).expect("made above");
         let spare = self.spares.swap_remove(fitting);
-        let name = segment_name(id);
-        self.disk.rename(&spare.name, &name)?;
-        self.disk.sync_directory()?;
         let mut buffer = Vec::new();
         record::encode(&mut buffer, Place { segment: id, offset: 0 }, 0, self.hard_state, &[]);
-        self.disk.write(&name, 0, &buffer)?;
-        self.disk.sync(&name)?;
+        // Before it has its name: a segment whose head cannot be read is damaged, never unfinished.
+        self.disk.write(&spare.name, 0, &buffer)?;
+        self.disk.sync(&spare.name)?;
+        self.disk.rename(&spare.name, &segment_name(id))?;
+        self.disk.sync_directory()?;
         self.segments.push_back(Segment { id, bytes: spare.bytes, last_index: 0 });
         (self.offset, self.flushed) = (buffer.len(), buffer.len());
         Ok(())

@@ -14,7 +14,7 @@ use crate::ids::{FullRevision, Revision};
 /// A block that has reached this size is full.
 pub(super) const BLOCK_BYTES: usize = 16 << 10;
 /// A pair above this size goes in chunks of it.
-pub(super) const CHUNK_BYTES: usize = 64 << 10;
+pub(super) const CHUNK_BYTES: usize = 32 << 10;
 
 const CHANGE_BYTES: usize = 17;
 const TOMBSTONE: u8 = 1;

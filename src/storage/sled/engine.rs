@@ -11,11 +11,15 @@ use parking_lot::Mutex;
 use sled::IVec;
 
 use super::super::disk::of_io;
-use super::super::{Error, guarded};
+use super::super::{Error, guarded, guarded_open};
+use super::rows::{self, Applied};
 
 /// Names the live directory; replaced as a whole.
 const CURRENT: &str = "CURRENT";
 const MAGIC: &str = "decklog store 1 ";
+/// sled writes a page above a quarter of this to a file of its own, which it never syncs. A page holds up to 17
+/// rows, and a row is below 50 KiB: none is that large.
+const SEGMENT_BYTES: usize = 4 << 20;
 /// Space that must be left besides what a round needs: sled writes more than it is given.
 const SPARE_BYTES: u64 = 16 << 20;
 
@@ -74,8 +78,9 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
         .path(path)
         .mode(sled::Mode::HighThroughput)
         .cache_capacity(cache_bytes)
+        .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None);
-    guarded(path, || config.open()).and_then(|opened| opened.map_err(|error| of_sled(path, error)))
+    guarded_open(path, || config.open()).and_then(|opened| opened.map_err(|error| of_sled(path, error)))
 }
 
 fn of_sled(path: &Path, error: sled::Error) -> Error {
@@ -94,23 +99,22 @@ impl Engine {
         use std::os::unix::fs::DirBuilderExt;
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|source| of_io(directory, source))?;
-        let number = match read_current(directory)? {
-            Some(number) => number,
-            None => {
-                refuse_foreign(directory)?;
-                write_current(directory, 1)?;
-                1
-            }
+        let live = match read_current(directory)? {
+            Some(number) => reopen(directory, number, cache_bytes)?,
+            None => create(directory, cache_bytes)?,
         };
-        remove_others(directory, number)?;
-        let path = database(directory, number);
-        if number > 1 && !path.is_dir() {
+        remove_others(directory, live.number)?;
+        let path = database(directory, live.number);
+        let live = ArcSwap::from_pointee(live);
+        let engine = Self { directory: directory.to_owned(), cache_bytes, live, copying: Mutex::new(None) };
+        if engine.get(rows::APPLIED)?.is_none() {
             let place = path.display().to_string();
-            return Err(Error::Damaged { place, detail: "it is missing".to_owned() });
+            return Err(Error::Damaged {
+                place,
+                detail: "it does not say which entry it stands for".to_owned(),
+            });
         }
-        let db = open_database(&path, cache_bytes)?;
-        let live = ArcSwap::from_pointee(Live { db, number });
-        Ok(Self { directory: directory.to_owned(), cache_bytes, live, copying: Mutex::new(None) })
+        Ok(engine)
     }
 
     fn fault(&self, error: sled::Error) -> Error {
@@ -161,8 +165,15 @@ impl Engine {
 
     pub fn flush(&self) -> Result<(), Error> {
         let live = self.live.load_full();
-        let flushed = guarded(&self.directory, || live.db.flush())?;
-        flushed.map(drop).map_err(|error| self.fault(error))
+        self.flush_database(&live.db, live.number)
+    }
+
+    /// sled hands its writes to the device but syncs neither its cache nor the file's length: done here.
+    fn flush_database(&self, db: &sled::Db, number: u64) -> Result<(), Error> {
+        guarded(&self.directory, || db.flush())?.map_err(|error| self.fault(error))?;
+        let path = database(&self.directory, number).join("db");
+        let synced = fs::File::open(&path).and_then(|file| file.sync_data());
+        synced.map_err(|source| of_io(&path, source))
     }
 
     /// Bytes of the files. What cannot be looked at counts as nothing.
@@ -204,13 +215,17 @@ impl Engine {
         let live = self.live.load_full();
         let mut batch = sled::Batch::default();
         let (mut copied, mut last) = (0, None);
-        for row in live.db.range(copy.next.clone()..).take(rows) {
-            let (key, value) = row.map_err(|error| self.fault(error))?;
-            batch.insert(&key, value);
-            copied += 1;
-            last = Some(key);
-        }
-        copy.db.apply_batch(batch).map_err(|error| self.fault(error))?;
+        let from = copy.next.clone();
+        guarded(&self.directory, || {
+            for row in live.db.range(from..).take(rows) {
+                let (key, value) = row?;
+                batch.insert(&key, value);
+                copied += 1;
+                last = Some(key);
+            }
+            copy.db.apply_batch(batch)
+        })?
+        .map_err(|error| self.fault(error))?;
         if let Some(last) = last {
             copy.next = [&last, &[0][..]].concat();
         }
@@ -218,7 +233,8 @@ impl Engine {
             *copying = Some(copy);
             return Ok(true);
         }
-        copy.db.flush().map_err(|error| self.fault(error))?;
+        self.flush_database(&copy.db, copy.number)?;
+        sync_directory(&database(&self.directory, copy.number))?;
         write_current(&self.directory, copy.number)?;
         self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
         drop(live);
@@ -234,6 +250,43 @@ impl Engine {
         let db = open_database(&database(&self.directory, number), self.cache_bytes)?;
         Ok(Copying { db, number, next: Vec::new() })
     }
+}
+
+/// The first database of a directory. Named as the live one when it is whole: one that is named and not there was
+/// removed.
+fn create(directory: &Path, cache_bytes: u64) -> Result<Live, Error> {
+    const FIRST: u64 = 1;
+    refuse_foreign(directory)?;
+    let path = database(directory, FIRST);
+    if path.exists() {
+        fs::remove_dir_all(&path).map_err(|source| of_io(&path, source))?;
+    }
+    let db = open_database(&path, cache_bytes)?;
+    let written = guarded(directory, || {
+        db.insert(rows::APPLIED, rows::encode_applied(Applied::default()))?;
+        db.flush()
+    })?;
+    written.map_err(|error| of_sled(&path, error))?;
+    let file = path.join("db");
+    fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
+    sync_directory(&path)?;
+    write_current(directory, FIRST)?;
+    Ok(Live { db, number: FIRST })
+}
+
+fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
+    let path = database(directory, number);
+    let is_there = fs::metadata(path.join("db")).is_ok_and(|found| found.len() > 0);
+    if !is_there {
+        let place = path.display().to_string();
+        let detail = "it is missing: the store was removed, or is not whole".to_owned();
+        return Err(Error::Damaged { place, detail });
+    }
+    Ok(Live { db: open_database(&path, cache_bytes)?, number })
+}
+
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(|source| of_io(path, source))
 }
 
 /// The number of the live database; `None` in a directory that has none yet.
@@ -254,10 +307,12 @@ fn read_current(directory: &Path) -> Result<Option<u64>, Error> {
     }
 }
 
-/// A directory with a database but no `CURRENT` is not a new one.
+/// A directory with anything but an unfinished first database and no `CURRENT` is not a new one.
 fn refuse_foreign(directory: &Path) -> Result<(), Error> {
     let mut entries = fs::read_dir(directory).map_err(|source| of_io(directory, source))?;
-    if entries.next().is_none() {
+    let unfinished = ["db-1", "CURRENT.new"];
+    if entries.all(|entry| entry.is_ok_and(|entry| unfinished.iter().any(|name| entry.file_name() == *name)))
+    {
         return Ok(());
     }
     let place = directory.display().to_string();

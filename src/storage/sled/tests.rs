@@ -152,6 +152,32 @@ fn readers_go_on_while_blocks_are_replaced() {
 }
 
 #[test]
+fn no_page_goes_to_a_file_that_is_never_synced() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for index in 1..=60 {
+        let main = i64::try_from(index).expect("small") * 10;
+        let mut changes: Vec<_> = (0..4).map(|sub| change(main, sub, 32 << 10, false)).collect();
+        changes.push(change(main + 1, 0, 1 << 20, false));
+        store.write(&Round { applied: position(index), changes, tables: Vec::new() }).expect("written");
+        store.flush().expect("flushed");
+    }
+    let blobs = directory.path().join("db-1").join("blobs");
+    let found = fs::read_dir(blobs).map_or(0, Iterator::count);
+    assert_eq!(found, 0);
+}
+
+#[test]
+fn a_store_that_was_removed_is_not_a_new_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    store.flush().expect("flushed");
+    drop(store);
+    fs::remove_dir_all(directory.path().join("db-1")).expect("removed");
+    assert!(matches!(SledStore::open(directory.path(), &SMALL), Err(Error::Damaged { .. })));
+}
+
+#[test]
 fn what_is_not_a_store_is_named() {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("member"), "etcd's").expect("written");

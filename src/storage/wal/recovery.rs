@@ -2,6 +2,7 @@
 //! nothing is kept.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -17,8 +18,6 @@ pub(super) struct Recovered {
     pub segments: VecDeque<Segment>,
     pub spares: Vec<Spare>,
     pub next_spare: u64,
-    /// The id of the first segment to make when there is none.
-    pub next_segment: u64,
     /// Where the last segment goes on.
     pub offset: usize,
     pub content: WalContent,
@@ -102,7 +101,6 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, Error> {
         segments: VecDeque::new(),
         spares,
         next_spare,
-        next_segment: 1,
         offset: 0,
         content: WalContent::default(),
     };
@@ -125,9 +123,10 @@ impl Recovered {
             let place = format!("{}/{name} at byte {offset}", disk.place());
             Err(Error::Damaged { place, detail: what.to_owned() })
         };
-        let mut offset = 0;
+        let (mut offset, mut flushed) = (0, 0);
         loop {
             let place = Place { segment: id, offset };
+            flushed = record::flushed_mark(&bytes, place).unwrap_or(flushed);
             match record::decode(&bytes, place) {
                 Found::Batch { hard_state, entries, next } => {
                     self.content.hard_state = hard_state;
@@ -156,28 +155,12 @@ impl Recovered {
             }
         }
         if offset == 0 {
-            // Not begun: a crash came between its making and its first flush.
-            return self.drop_unbegun(disk, id, &bytes);
+            return damaged(offset, "its first record is not one of ours");
         }
+        write_again(disk, &name, &bytes, flushed..offset)?;
         self.content.torn_bytes = clear_tail(disk, &name, id, &bytes, offset)?;
         self.segments.push_back(segment);
         self.offset = offset;
-        Ok(())
-    }
-
-    /// The last segment has no record: it becomes a spare again, and the one before goes on.
-    fn drop_unbegun(&mut self, disk: &dyn Disk, id: u64, bytes: &Bytes) -> Result<(), Error> {
-        let name = segment_name(id);
-        if self.segments.is_empty() && bytes.iter().any(|byte| *byte != 0) {
-            let detail = "its first record is not one of ours".to_owned();
-            return Err(Error::Damaged { place: format!("{}/{name}", disk.place()), detail });
-        }
-        self.next_spare += 1;
-        let spare = format!("{:016x}.spare", self.next_spare);
-        disk.rename(&name, &spare)?;
-        disk.sync_directory()?;
-        self.spares.push(Spare { name: spare, bytes: bytes.len() });
-        self.next_segment = id;
         Ok(())
     }
 
@@ -226,6 +209,16 @@ fn was_flushed(bytes: &Bytes, bad: Place) -> bool {
     offsets
         .filter_map(|offset| record::flushed_mark(bytes, Place { segment: bad.segment, offset }))
         .any(|flushed| flushed > bad.offset)
+}
+
+/// Writes what no record promises as flushed once more, and syncs it: after a flush that failed, the system may show
+/// what never reached the disk, and believe that it did.
+fn write_again(disk: &dyn Disk, name: &str, bytes: &Bytes, range: Range<usize>) -> Result<(), Error> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    disk.write(name, range.start as u64, &bytes[range])?;
+    disk.sync(name)
 }
 
 /// Zeros what an unfinished write left behind `offset`: parts of it could be taken for records later.
