@@ -99,6 +99,14 @@ impl DataDir {
     }
 }
 
+/// The ids of a directory that is only looked at.
+///
+/// # Errors
+/// `Io`, `Damaged`, `Format`.
+pub fn identity(root: &Path) -> Result<(MemberId, ClusterId), Error> {
+    read_identity(&root.join(IDENTITY))
+}
+
 /// Refuses what is somebody else's before anything is made in it.
 fn check_owner(root: &Path) -> Result<(), Error> {
     let path = root.display().to_string();

@@ -1,17 +1,19 @@
-//! The binary: load tool or server. Parses, logs, runs, exits.
+//! The binary: server, load tool or inspection. Parses, logs, runs, exits.
 
 use std::process::ExitCode;
 
 use decklog::config::{self, Invocation};
-use decklog::{bench, logging, process, server};
+use decklog::{bench, inspect, logging, process, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    if args.first().is_some_and(|first| first == "bench") {
-        return bench::run(args[1..].to_vec());
+    match args.first().and_then(|first| first.to_str()) {
+        Some("bench") => return bench::run(args[1..].to_vec()),
+        Some("inspect") => return inspect::run(args[1..].to_vec()),
+        _ => {}
     }
     let env: Vec<_> = std::env::vars_os().collect();
     match config::load(args, &env) {

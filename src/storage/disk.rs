@@ -65,6 +65,11 @@ impl RealDisk {
         Ok(Self { directory: directory.to_owned(), files: Mutex::default() })
     }
 
+    /// A directory that is only looked at.
+    pub fn existing(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), files: Mutex::default() }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
