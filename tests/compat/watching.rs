@@ -12,9 +12,10 @@ use decklog::wire::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 use crate::resolve::Meaning;
 use log::StreamLog;
@@ -39,20 +40,20 @@ pub struct Watching {
 
 struct Stream {
     requests: mpsc::Sender<WatchRequest>,
-    responses: Streaming<WatchResponse>,
+    responses: Responses,
     log: StreamLog,
+}
+
+/// etcd sends the stream's headers with its first response only, so that opening waits for a request.
+enum Responses {
+    Opening(JoinHandle<Result<Response<Streaming<WatchResponse>>, Status>>),
+    Open(Streaming<WatchResponse>),
 }
 
 impl Watching {
     /// Opens the streams when the store is at `revision`; no watch will ask for what is before `start`.
     pub async fn open(channel: &Channel, start: i64, revision: i64) -> Result<Self, Status> {
-        let streams = [
-            Stream::open(channel).await?,
-            Stream::open(channel).await?,
-            Stream::open(channel).await?,
-            Stream::open(channel).await?,
-        ];
-        let mut watching = Self { streams };
+        let mut watching = Self { streams: [(); 4].map(|()| Stream::open(channel)) };
         let everything = WatchCreateRequest {
             range_end: "\0".into(),
             start_revision: start,
@@ -113,10 +114,11 @@ impl Watching {
 }
 
 impl Stream {
-    async fn open(channel: &Channel) -> Result<Self, Status> {
+    fn open(channel: &Channel) -> Self {
         let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
-        let answer = WatchClient::new(channel.clone()).watch(ReceiverStream::new(queue)).await?;
-        Ok(Self { requests, responses: answer.into_inner(), log: StreamLog::default() })
+        let mut client = WatchClient::new(channel.clone());
+        let opening = tokio::spawn(async move { client.watch(ReceiverStream::new(queue)).await });
+        Self { requests, responses: Responses::Opening(opening), log: StreamLog::default() }
     }
 
     async fn create(
@@ -151,6 +153,7 @@ impl Stream {
     /// Until the server says that all watches of the stream are in sync. It may not answer while they are not.
     async fn until_in_sync(&mut self) -> Result<(), Status> {
         let seen = self.log.progress_revisions().len();
+        self.log.polled_for_progress();
         let deadline = tokio::time::Instant::now() + DELIVERY_DEADLINE;
         while self.log.any_open() && self.log.progress_revisions().len() == seen {
             self.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await?;
@@ -175,7 +178,14 @@ impl Stream {
     }
 
     async fn receive(&mut self) -> Result<(), Status> {
-        let response = self.responses.message().await?;
+        let response = match &mut self.responses {
+            Responses::Opening(opening) => {
+                let opened = opening.await.expect("a task that does not panic")?;
+                self.responses = Responses::Open(opened.into_inner());
+                return Ok(());
+            }
+            Responses::Open(responses) => responses.message().await?,
+        };
         let response = response.ok_or_else(|| Status::unavailable("the watch stream ended"))?;
         self.log.add(response)
     }

@@ -30,6 +30,8 @@ pub struct StreamLog {
     /// The create request that is not answered yet.
     asked: Option<OpenWatch>,
     progress_revisions: Vec<i64>,
+    /// Progress was asked for again and again: answers may come late, behind younger watches.
+    polled: bool,
 }
 
 struct OpenWatch {
@@ -41,14 +43,22 @@ struct OpenWatch {
     last_revision: i64,
     /// The last response was not the last part of its events.
     in_fragments: bool,
+    /// All events up to here have come, as a progress answer said.
+    progress: i64,
 }
 
 impl StreamLog {
     pub fn asked_to_create(&mut self, request: WatchCreateRequest, revision: i64, doomed: bool) {
         let start = if request.start_revision == 0 { revision + 1 } else { request.start_revision };
-        let last_revision = i64::MIN;
-        self.asked =
-            Some(OpenWatch { request, start, doomed, delivered: 0, last_revision, in_fragments: false });
+        self.asked = Some(OpenWatch {
+            request,
+            start,
+            doomed,
+            delivered: 0,
+            last_revision: i64::MIN,
+            in_fragments: false,
+            progress: i64::MIN,
+        });
     }
 
     /// Whether the create request is answered.
@@ -67,6 +77,10 @@ impl StreamLog {
     /// Whether the server has to answer a progress request when the store is at `revision`.
     pub fn answers_progress(&self, revision: i64) -> bool {
         self.any_open() && self.open.values().all(|watch| watch.start <= revision)
+    }
+
+    pub fn polled_for_progress(&mut self) {
+        self.polled = true;
     }
 
     pub fn progress_revisions(&self) -> &[i64] {
@@ -120,7 +134,9 @@ impl StreamLog {
             if id != NO_WATCH || response != progress_of(&response) {
                 return Err(broken("an answer without events that is no progress", &response));
             }
-            self.progress_revisions.push(header_revision(&response));
+            let progress = header_revision(&response);
+            self.progress_revisions.push(progress);
+            self.open.values_mut().for_each(|watch| watch.progress = progress);
         } else {
             let events = self.check_events(&response)?;
             self.items.entry(id).or_default().extend(events.into_iter().map(Item::Event));
@@ -165,7 +181,7 @@ impl StreamLog {
         if header_revision(response) < last {
             return Err(broken("events newer than the header", response));
         }
-        if self.progress_revisions.last().is_some_and(|&progress| first <= progress) && !watch.in_fragments {
+        if first <= watch.progress && !self.polled {
             return Err(broken("progress overtook events", response));
         }
         if response.fragment && !watch.request.fragment {
