@@ -92,22 +92,30 @@ impl Applier {
     }
 
     /// Applies one entry; the outcomes stand in the order of its commands. An entry at or below the position
-    /// is in the state already and does nothing.
+    /// is in the state already and does nothing. Each command is told to `applied` by its name with what it did.
     ///
     /// # Errors
     /// See `Error`: the process must stop.
-    pub fn apply(&mut self, position: LogPosition, data: &Bytes) -> Result<Vec<CommandResult>, Error> {
+    pub fn apply(
+        &mut self,
+        position: LogPosition,
+        data: &Bytes,
+        applied: &mut dyn FnMut(&'static str, &CommandResult),
+    ) -> Result<Vec<CommandResult>, Error> {
         if position.index <= self.position.index {
             return Ok(Vec::new());
         }
         let batch = if data.is_empty() { Batch::default() } else { command::decode(position.index.0, data)? };
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
-            outcomes.push(match self.command(command) {
+            let name = command::name(&command);
+            let outcome = match self.command(command) {
                 Ok(outcome) => Ok(outcome),
                 Err(Failure::Rejected(rejection)) => Err(rejection),
                 Err(Failure::Fatal(fault)) => return Err(fault.into()),
-            });
+            };
+            applied(name, &outcome);
+            outcomes.push(outcome);
         }
         self.position = position;
         Ok(outcomes)

@@ -34,6 +34,23 @@ pub fn decode(index: u64, data: &Bytes) -> Result<Batch, UndecodableEntry> {
     Batch::decode(data.clone()).map_err(|source| UndecodableEntry { index, source })
 }
 
+/// A command's name, as etcd's metrics have it.
+pub fn name(command: &Command) -> &'static str {
+    match &command.kind {
+        Some(Kind::Put(_)) => "Put",
+        Some(Kind::DeleteRange(_)) => "DeleteRange",
+        Some(Kind::Txn(_)) => "Txn",
+        Some(Kind::Compact(_)) => "Compaction",
+        Some(Kind::LeaseGrant(_)) => "LeaseGrant",
+        Some(Kind::LeaseRevoke(_)) => "LeaseRevoke",
+        Some(Kind::LeaseCheckpoint(_)) => "LeaseCheckpoint",
+        Some(Kind::Alarm(_)) => "Alarm",
+        Some(Kind::MemberAttributes(_)) => "ClusterMemberAttrSet",
+        Some(Kind::ClusterVersion(_)) => "ClusterVersionSet",
+        None => "Unknown",
+    }
+}
+
 /// What a command did. Response headers carry only the revision; `rpc` fills in the rest.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {

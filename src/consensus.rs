@@ -12,7 +12,7 @@ use crate::ids::{LogPosition, MemberId, Term};
 
 pub use event_loop::{Loop, LoopOptions, Stopper};
 pub use handle::{Handle, Progress};
-pub use log::RaftLog;
+pub use log::{LogTimers, RaftLog};
 pub use node::{CommittedEntry, Error, Node, NodeOptions, Step};
 pub use proposal::{Proposal, Replies};
 

@@ -54,6 +54,14 @@ impl FullRevision {
         Self { main: Revision(main), sub }
     }
 
+    /// The place just behind this one.
+    pub fn successor(&self) -> Self {
+        match self.sub.checked_add(1) {
+            Some(sub) => Self { main: self.main, sub },
+            None => Self::new(self.main.0 + 1, 0),
+        }
+    }
+
     /// The first possible change of `main`: the lower end of a scan.
     pub const fn start_of(main: Revision) -> Self {
         Self { main, sub: 0 }

@@ -8,8 +8,25 @@
 //!
 //! The modules in reading order.
 
+pub mod alarm;
+pub mod apply;
+pub mod background;
+pub mod bench;
 pub mod command;
+pub mod config;
+pub mod consensus;
+pub mod datadir;
 pub mod ids;
+pub mod lease;
+pub mod logging;
+pub mod members;
+pub mod metrics;
 pub mod mvcc;
+pub mod persist;
+pub mod process;
+pub mod rpc;
+pub mod server;
 pub mod storage;
+pub mod version;
+pub mod watch;
 pub mod wire;

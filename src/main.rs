@@ -1,1 +1,57 @@
-fn main() {}
+//! The binary: load tool or server. Parses, logs, runs, exits.
+
+use std::process::ExitCode;
+
+use decklog::config::{self, Invocation};
+use decklog::{bench, logging, process, server};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if args.first().is_some_and(|first| first == "bench") {
+        return bench::run(args[1..].to_vec());
+    }
+    let env: Vec<_> = std::env::vars_os().collect();
+    match config::load(args, &env) {
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Serve(config)) => match serve(*config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&*error),
+        },
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!(%error, "decklog cannot go on");
+    eprintln!("decklog: {error}");
+    ExitCode::FAILURE
+}
+
+fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
+    logging::begin(&config.log)?;
+    process::abort_on_panic();
+    process::use_small_pages();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let notify_socket = config.notify_socket.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut running = server::start(config).await?;
+        tracing::info!(addresses = ?running.addresses(), "ready to serve client requests");
+        process::notify_ready(notify_socket.as_deref());
+        tokio::select! {
+            signal = process::stop_signal() => tracing::info!(signal = signal?, "stopping"),
+            failed = running.failed() => return Err(failed.into()),
+        }
+        running.stop().await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}

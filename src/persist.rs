@@ -4,7 +4,7 @@
 mod mailbox;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
@@ -30,6 +30,18 @@ pub struct PersistOptions {
     pub compaction_pause: Duration,
 }
 
+/// What the stage counts.
+#[derive(Clone)]
+pub struct PersistMetrics {
+    pub flush_seconds: prometheus::Histogram,
+    pub slice_milliseconds: prometheus::Histogram,
+    pub compaction_milliseconds: prometheus::Histogram,
+    pub compacted_keys: prometheus::IntCounter,
+    /// Unix time.
+    pub last_compaction: prometheus::IntGauge,
+    pub defragment_in_flight: prometheus::IntGauge,
+}
+
 /// Why the stage cannot go on. The process must stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -46,25 +58,40 @@ pub struct Persist {
     tail: Tail,
     progress: Arc<Progress>,
     compaction: Option<Compaction>,
+    began_compaction: Instant,
     removed_through: watch::Sender<Revision>,
     defragmenting: Vec<oneshot::Sender<Result<(), String>>>,
+    metrics: PersistMetrics,
+}
+
+/// What the stage works on.
+pub struct PersistParts {
+    pub store: Arc<dyn Store>,
+    pub reader: Reader,
+    pub tail: Tail,
+    pub progress: Arc<Progress>,
+    pub metrics: PersistMetrics,
 }
 
 impl Persist {
     /// `compaction_is_open`: a start after a crash in the middle of a compaction goes on with it.
-    pub fn new(
-        store: Arc<dyn Store>,
-        reader: Reader,
-        tail: Tail,
-        progress: Arc<Progress>,
-        compaction_is_open: bool,
-    ) -> (Self, watch::Receiver<Revision>) {
+    pub fn new(parts: PersistParts, compaction_is_open: bool) -> (Self, watch::Receiver<Revision>) {
+        let PersistParts { store, reader, tail, progress, metrics } = parts;
         let compaction = compaction_is_open.then(|| Compaction::begin(&reader));
         let removed = if compaction_is_open { Revision(-1) } else { reader.compacted() };
         let (removed_through, removed) = watch::channel(removed);
         progress.set_flushed(store.applied().index);
-        let this =
-            Self { store, reader, tail, progress, compaction, removed_through, defragmenting: Vec::new() };
+        let this = Self {
+            store,
+            reader,
+            tail,
+            progress,
+            compaction,
+            began_compaction: Instant::now(),
+            removed_through,
+            defragmenting: Vec::new(),
+            metrics,
+        };
         (this, removed)
     }
 
@@ -73,6 +100,7 @@ impl Persist {
     /// # Errors
     /// A fault of the disk.
     pub fn write(&mut self, round: &Round) -> Result<(), storage::Error> {
+        let timer = self.metrics.flush_seconds.start_timer();
         if round.applied.index > self.store.applied().index {
             self.store.write(round)?;
             if let Some(last) = round.changes.last() {
@@ -80,6 +108,7 @@ impl Persist {
             }
         }
         let flushed = self.store.flush()?;
+        timer.observe_duration();
         self.progress.set_flushed(flushed.index);
         Ok(())
     }
@@ -87,6 +116,7 @@ impl Persist {
     /// Begins to remove what the newest compaction dropped; its round has been written.
     pub fn begin_compaction(&mut self) {
         self.compaction = Some(Compaction::begin(&self.reader));
+        self.began_compaction = Instant::now();
     }
 
     pub fn is_compacting(&self) -> bool {
@@ -101,14 +131,21 @@ impl Persist {
         let Some(compaction) = &mut self.compaction else {
             return Ok(());
         };
-        if compaction.step(limit)? {
+        let began = Instant::now();
+        let more = compaction.step(limit)?;
+        self.metrics.slice_milliseconds.observe(began.elapsed().as_secs_f64() * 1e3);
+        if more {
             return Ok(());
         }
         let tables = vec![compaction.finished()];
         let (revision, removed) = (compaction.revision(), compaction.removed());
         self.store.write(&Round { applied: self.store.applied(), changes: Vec::new(), tables })?;
         self.compaction = None;
-        tracing::info!(%revision, removed, "finished compaction");
+        let took = self.began_compaction.elapsed();
+        self.metrics.compaction_milliseconds.observe(took.as_secs_f64() * 1e3);
+        self.metrics.compacted_keys.inc_by(removed);
+        self.metrics.last_compaction.set(unix_seconds());
+        tracing::info!(%revision, removed, ?took, "finished compaction");
         self.removed_through.send_replace(revision);
         Ok(())
     }
@@ -159,7 +196,9 @@ impl Persist {
                 }
                 stepped => stepped?,
             }
+            self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
             self.step_defragment();
+            self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
         }
     }
 
@@ -188,4 +227,9 @@ impl Persist {
             }
         }
     }
+}
+
+fn unix_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }

@@ -2,9 +2,20 @@
 //! Owns bytes and their checksums; knows nothing of keys, leases or raft. The only module that names
 //! sled or opens data files.
 
+pub mod disk;
+mod memory;
+mod panics;
+mod sled;
+pub mod wal;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+
+pub use memory::MemoryStore;
+pub use panics::are_caught_here as panics_are_caught_here;
+use panics::guarded;
+pub use sled::{SledOptions, SledStore};
 
 use crate::ids::{FullRevision, LogPosition, Revision};
 
@@ -113,4 +124,14 @@ pub trait Store: Send + Sync + 'static {
     /// Does one bounded slice of giving space back to the file system; `true` while there is more to do.
     /// Reads and writes go on between slices.
     fn defragment(&self) -> Result<bool, Error>;
+}
+
+/// What a change counts for in `Sizes::in_use`: its key in etcd's storage form, and its pair.
+fn change_size(change: &StoredChange) -> u64 {
+    17 + change.pair.len() as u64
+}
+
+/// What a row of a small table counts for.
+fn row_size(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64
 }

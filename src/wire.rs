@@ -155,6 +155,9 @@ fn append_field(
 /// Descriptors of everything in `proto/`, as one encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Every RPC of `proto/`: service, method, whether the client streams, whether the server does.
+pub const RPCS: &[(&str, &str, bool, bool)] = include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
+
 macro_rules! packages {
     ($($(#[$doc:meta])* $module:ident = $package:literal;)*) => {
         $($(#[$doc])* #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated from proto/")]
@@ -173,6 +176,8 @@ packages! {
     v3lockpb = "v3lockpb";
     /// The election service.
     v3electionpb = "v3electionpb";
+    /// The health service.
+    health = "grpc.health.v1";
     /// The raft log's entries.
     log = "decklog";
 }

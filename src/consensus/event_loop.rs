@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::handle::Progress;
 use super::node::{CommittedEntry, Error, Node};
 use super::{ConsensusError, Handle, Proposal};
+use crate::ids::{LogPosition, MemberId};
 
 /// Proposals that wait for the loop; more are refused with "too many requests".
 const MAX_QUEUED_PROPOSALS: usize = 16 * 1024;
@@ -193,9 +194,13 @@ impl Loop {
         }
     }
 
-    fn publish_status(&self, committed: Option<crate::ids::LogPosition>) {
+    fn publish_status(&self, committed: Option<LogPosition>) {
         self.progress.term.store(self.node.term().0, Ordering::Release);
-        self.progress.leader.store(self.node.leader().0, Ordering::Release);
+        let before = self.progress.leader.swap(self.node.leader().0, Ordering::AcqRel);
+        if before != self.node.leader().0 && self.node.leader() != MemberId(0) {
+            self.progress.leader_changes.fetch_add(1, Ordering::Relaxed);
+        }
+        self.progress.log_bytes.store(self.node.log().bytes_written(), Ordering::Relaxed);
         self.progress.is_leader.store(self.node.is_leader(), Ordering::Release);
         if let Some(committed) = committed {
             self.progress.committed_term.store(committed.term.0, Ordering::Release);

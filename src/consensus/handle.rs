@@ -27,6 +27,8 @@ pub struct Progress {
     disk_full: AtomicBool,
     pending: AtomicU64,
     failed: AtomicU64,
+    pub(super) leader_changes: AtomicU64,
+    pub(super) log_bytes: AtomicU64,
 }
 
 impl Progress {
@@ -67,6 +69,16 @@ impl Progress {
     /// Proposals that ended without an outcome.
     pub fn failed_proposals(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Leaders seen since the start.
+    pub fn leader_changes(&self) -> u64 {
+        self.leader_changes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to the raft log since the start.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
     }
 
     pub fn status(&self) -> Status {

@@ -142,7 +142,11 @@ impl Source<'_> {
             rows.truncate(limit);
             answer.more = true;
         }
-        answer.pairs = self.pairs(&rows, request.keys_only)?;
+        answer.pairs = match (request.keys_only, request.sort_target()) {
+            // The pairs were read for their order, and as in etcd they keep their lease.
+            (true, SortTarget::Value) => self.without_values(&rows)?,
+            (keys_only, _) => self.pairs(&rows, keys_only)?,
+        };
         Ok(answer)
     }
 
@@ -189,6 +193,15 @@ impl Source<'_> {
         }
         rows.iter()
             .map(|(_, version)| Ok(EncodedKeyValue::from_encoded(self.pair(version.modified)?)))
+            .collect()
+    }
+
+    fn without_values(&self, rows: &[Row<'_>]) -> Result<Vec<EncodedKeyValue>, Error> {
+        rows.iter()
+            .map(|(_, version)| {
+                let pair = self.key_value(*version)?;
+                Ok((&KeyValue { value: Bytes::new(), ..pair }).into())
+            })
             .collect()
     }
 

@@ -1,6 +1,7 @@
 //! The KV service: validate, then propose or read, then reply.
 
 use std::pin::Pin;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -10,10 +11,11 @@ use tonic::{Request, Response, Status};
 use super::header::Headers;
 use super::quota::Quota;
 use super::status::ClientError;
-use super::validate;
+use super::{mismatched, validate};
 use crate::command::{Kind, Outcome};
 use crate::consensus::Handle;
 use crate::ids::Revision;
+use crate::metrics::Metrics;
 use crate::mvcc::{self, RangeCursor, Reader, Snapshot};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::kv_server::Kv;
@@ -38,6 +40,7 @@ pub struct KvService {
     pub removed_through: watch::Receiver<Revision>,
     pub max_txn_ops: usize,
     pub max_request_bytes: usize,
+    pub metrics: Metrics,
 }
 
 impl KvService {
@@ -65,10 +68,13 @@ impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let request = request.into_inner();
         validate::range(&request)?;
+        let began = Instant::now();
         self.barrier(request.serializable).await?;
         let snapshot = self.reader.snapshot();
         let keys = snapshot.estimate(&request);
+        self.metrics.ranges.inc();
         let mut response = read(keys, move || mvcc::range_response(&snapshot, &request)).await?;
+        self.metrics.range_success_seconds().observe(began.elapsed().as_secs_f64());
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -157,11 +163,6 @@ impl Kv for KvService {
 
 fn client(error: impl Into<ClientError>) -> Status {
     error.into().into()
-}
-
-/// Apply answered a command with another's outcome: a defect of ours, not the client's.
-fn mismatched(method: &str) -> Status {
-    Status::internal(format!("decklog: {method} was answered with the outcome of another command"))
 }
 
 /// Reads here when it is quick, on a thread of its own when it is long.

@@ -2,15 +2,17 @@
 //! Owns the order of these steps; every rule of the state machine is `apply`'s.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::apply::{self, Applier};
 use crate::command::CommandResult;
 use crate::consensus::{CommittedEntry, Progress, Replies};
+use crate::metrics::Metrics;
+use crate::mvcc::ChangeKind;
 use crate::persist::Mailbox;
-use crate::watch::{HubInput, WatchBatch};
+use crate::watch::HubInput;
 
 /// Entries applied before they are published, at most.
 const MAX_ENTRIES_PER_TURN: usize = 512;
@@ -24,6 +26,9 @@ pub struct ApplyStage {
     pub mailbox: Arc<Mailbox>,
     pub hub: HubInput,
     pub progress: Arc<Progress>,
+    pub metrics: Metrics,
+    /// A turn that takes longer is told.
+    pub warn_after: Duration,
 }
 
 impl ApplyStage {
@@ -52,14 +57,35 @@ impl ApplyStage {
         {
             entries.extend(more);
         }
+        let began = Instant::now();
+        let mut last = began;
+        let metrics = self.metrics.clone();
+        let mut count = |name: &'static str, outcome: &CommandResult| {
+            let now = Instant::now();
+            let success = if outcome.is_ok() { "true" } else { "false" };
+            metrics
+                .apply_seconds
+                .with_label_values(&["v3", name, success])
+                .observe((now - last).as_secs_f64());
+            if name == "Txn" {
+                metrics.txns.inc();
+            }
+            last = now;
+        };
+        let commands = entries.len();
         let mut answers: Vec<(Replies, Vec<CommandResult>)> = Vec::with_capacity(entries.len());
         for entry in entries {
-            let outcomes = self.applier.apply(entry.position, &entry.data)?;
+            let outcomes = self.applier.apply(entry.position, &entry.data, &mut count)?;
             answers.push((entry.replies, outcomes));
         }
         self.publish();
         for (replies, outcomes) in answers {
             replies.answer(outcomes);
+        }
+        let took = began.elapsed();
+        if took > self.warn_after && commands > 0 {
+            self.metrics.slow_applies.inc();
+            tracing::warn!(?took, entries = commands, "apply request took too long");
         }
         Ok(())
     }
@@ -68,8 +94,17 @@ impl ApplyStage {
     fn publish(&mut self) {
         let published = self.applier.publish();
         self.progress.set_applied(published.round.applied);
+        for change in &published.changes {
+            match change.kind {
+                ChangeKind::Put => {
+                    self.metrics.puts.inc();
+                    self.metrics.put_size_bytes.add(i64::try_from(change.pair.as_bytes().len()).unwrap_or(0));
+                }
+                ChangeKind::Delete => self.metrics.deletes.inc(),
+            }
+        }
         if !published.changes.is_empty() {
-            self.hub.publish(WatchBatch { revision: published.revision, changes: published.changes });
+            self.hub.publish(published.revision, published.changes);
         }
         self.mailbox.put(published.round, published.compacted.is_some());
     }

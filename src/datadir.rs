@@ -1,0 +1,175 @@
+//! The data directory: made for its owner alone, locked against a second process, with its format inside.
+//! Owns the layout; the files below belong to `storage`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::ids::{ClusterId, MemberId};
+
+const FORMAT: u32 = 1;
+const IDENTITY: &str = "decklog.json";
+const LOCK: &str = "lock";
+/// The identity before it is whole.
+const LOCK_NEW: &str = "lock.new";
+
+/// Why the directory cannot be used. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use the data directory {path}: {source}")]
+    Io { path: String, source: io::Error },
+    #[error(
+        "the data directory {path} is in use by another process; stop that process or choose another --data-dir"
+    )]
+    Locked { path: String },
+    #[error(
+        "the data directory {path} holds data of etcd, which Decklog cannot read; choose another --data-dir"
+    )]
+    Etcd { path: String },
+    #[error(
+        "the data directory {path} holds files but no {IDENTITY}: it is not one of Decklog's; choose an empty --data-dir"
+    )]
+    Foreign { path: String },
+    #[error("{path} is damaged: {detail}")]
+    Damaged { path: String, detail: String },
+    #[error(
+        "{path} has the format {found}, and this version knows {FORMAT}: use the version of Decklog that wrote it"
+    )]
+    Format { path: String, found: u64 },
+    #[error("the log directory {path} holds files, but the data directory is new; choose an empty --wal-dir")]
+    ForeignLog { path: String },
+}
+
+/// A directory that is ours for as long as this is held.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    log: PathBuf,
+    member: MemberId,
+    cluster: ClusterId,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes or opens the directory of a configuration. The ids are those of the first start.
+    ///
+    /// # Errors
+    /// See `Error`.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let root = config.data_dir.clone();
+        let fault = |source| Error::Io { path: root.display().to_string(), source };
+        check_owner(&root)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(fault)?;
+        let lock = lock(&root)?;
+        let log = config.wal_dir.clone().unwrap_or_else(|| root.join("wal"));
+        let identity = root.join(IDENTITY);
+        let (member, cluster) = if identity.exists() {
+            read_identity(&identity)?
+        } else {
+            if log.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+                return Err(Error::ForeignLog { path: log.display().to_string() });
+            }
+            let ids = (config.member.id, config.member.cluster_id);
+            write_identity(&root, ids.0, ids.1).map_err(fault)?;
+            ids
+        };
+        warn_if_open(&root);
+        Ok(Self { root, log, member, cluster, _lock: lock })
+    }
+
+    pub fn member(&self) -> MemberId {
+        self.member
+    }
+
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Where the raft log stands.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Where the store stands.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+}
+
+/// Refuses what is somebody else's before anything is made in it.
+fn check_owner(root: &Path) -> Result<(), Error> {
+    let path = root.display().to_string();
+    let mut entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::Io { path, source }),
+    };
+    if root.join("member").is_dir() {
+        return Err(Error::Etcd { path });
+    }
+    let is_new = entries.all(|entry| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name();
+            name == LOCK || name == LOCK_NEW || name == "lost+found"
+        })
+    });
+    if !is_new && !root.join(IDENTITY).exists() {
+        return Err(Error::Foreign { path });
+    }
+    Ok(())
+}
+
+fn lock(root: &Path) -> Result<File, Error> {
+    let path = root.join(LOCK);
+    let fault = |source| Error::Io { path: path.display().to_string(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(fault)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { path: root.display().to_string() }),
+        Err(fs::TryLockError::Error(source)) => Err(fault(source)),
+    }
+}
+
+fn read_identity(path: &Path) -> Result<(MemberId, ClusterId), Error> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: name.clone(), source })?;
+    let damaged = |detail: String| Error::Damaged { path: name.clone(), detail };
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let found = value["format"].as_u64().ok_or_else(|| damaged("it names no format".to_owned()))?;
+    if found != u64::from(FORMAT) {
+        return Err(Error::Format { path: name, found });
+    }
+    let id = |field: &str| {
+        let text = value[field].as_str();
+        text.and_then(|text| u64::from_str_radix(text, 16).ok())
+            .ok_or_else(|| damaged(format!("its {field} is no id")))
+    };
+    Ok((MemberId(id("member")?), ClusterId(id("cluster")?)))
+}
+
+fn write_identity(root: &Path, member: MemberId, cluster: ClusterId) -> io::Result<()> {
+    let text = serde_json::json!({
+        "format": FORMAT,
+        "member": format!("{:016x}", member.0),
+        "cluster": format!("{:016x}", cluster.0),
+    });
+    let temporary = root.join(LOCK_NEW);
+    let mut file = File::create(&temporary)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, root.join(IDENTITY))?;
+    File::open(root)?.sync_all()
+}
+
+/// A directory that others can read was made so by somebody: said, not changed.
+fn warn_if_open(root: &Path) {
+    if let Ok(found) = fs::metadata(root) {
+        let mode = found.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(path = %root.display(), mode = format!("{mode:o}"), "the data directory is open to others; 0700 is better");
+        }
+    }
+}

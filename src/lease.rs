@@ -1,0 +1,320 @@
+//! Leases: replicated state (id, TTL, keys), and beside it the deadlines of the member that leads.
+//! `apply` changes the state; the lease service renews; the expiry job asks what is due. Deadlines are never
+//! replicated and never shorter than promised: a start or a new leader begins them anew.
+
+mod deadlines;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::command::Rejection;
+use crate::ids::LeaseId;
+use crate::mvcc::Attachment;
+use crate::storage::{Error, Store, Table, TableWrite};
+use deadlines::Deadlines;
+
+/// The longest TTL that may be asked for, in seconds.
+pub const MAX_TTL: i64 = 9_000_000_000;
+
+/// All leases. Cheap to clone; all clones see the same. A lock, because `apply` writes and services read; it is
+/// held for one lookup or one lease's keys, never across a wait.
+#[derive(Clone, Default)]
+pub struct Leases(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    leases: HashMap<LeaseId, Lease>,
+    by_key: HashMap<Bytes, LeaseId>,
+    /// Rows that the store has not been given yet.
+    rows: Vec<TableWrite>,
+    deadlines: Deadlines,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lease {
+    /// Seconds granted.
+    ttl: i64,
+    /// Seconds that were left at the last checkpoint; 0 for none.
+    remaining: i64,
+    keys: BTreeSet<Bytes>,
+}
+
+/// What `LeaseTimeToLive` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeToLive {
+    /// Seconds, rounded down.
+    pub remaining: i64,
+    pub granted: i64,
+    pub keys: Vec<Bytes>,
+}
+
+/// A renewed lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// Seconds from now.
+    pub ttl: i64,
+    /// A checkpoint stands that says less: it must be lifted before the renewal is promised.
+    pub is_checkpointed: bool,
+}
+
+impl Leases {
+    /// # Errors
+    /// A fault of the disk, a row that is none of ours, a key with an unknown lease.
+    pub fn recover(store: &dyn Store, attachments: &[Attachment]) -> Result<Self, Error> {
+        let mut inner = Inner::default();
+        for (key, value) in store.table(Table::Lease)? {
+            let (id, lease) = from_row(&key, &value).ok_or_else(|| Error::Damaged {
+                place: "the lease table".to_owned(),
+                detail: format!("the row {key:02x?} has {} bytes", value.len()),
+            })?;
+            inner.leases.insert(id, lease);
+            inner.deadlines.add(id);
+        }
+        for Attachment { key, lease: id } in attachments {
+            let lease = inner.leases.get_mut(id).ok_or_else(|| Error::Damaged {
+                place: "the lease table".to_owned(),
+                detail: format!("lease {id} of key {key:?} is missing"),
+            })?;
+            lease.keys.insert(key.clone());
+            inner.by_key.insert(key.clone(), *id);
+        }
+        Ok(Self(Arc::new(Mutex::new(inner))))
+    }
+
+    pub fn exists(&self, id: LeaseId) -> bool {
+        self.0.lock().leases.contains_key(&id)
+    }
+
+    /// Grants `ttl` seconds and returns them.
+    ///
+    /// # Errors
+    /// `LeaseTtlTooLarge`, `LeaseExists`.
+    pub fn grant(&self, id: LeaseId, ttl: i64) -> Result<i64, Rejection> {
+        if id == LeaseId(0) {
+            return Err(Rejection::LeaseNotFound);
+        }
+        if ttl > MAX_TTL {
+            return Err(Rejection::LeaseTtlTooLarge);
+        }
+        let mut inner = self.0.lock();
+        if inner.leases.contains_key(&id) {
+            return Err(Rejection::LeaseExists);
+        }
+        let lease = Lease { ttl, ..Lease::default() };
+        inner.rows.push(row(id, Some(&lease)));
+        inner.leases.insert(id, lease);
+        inner.deadlines.add(id);
+        Ok(ttl)
+    }
+
+    /// Forgets a lease and returns its keys, in order.
+    ///
+    /// # Errors
+    /// `LeaseNotFound`.
+    pub fn revoke(&self, id: LeaseId) -> Result<Vec<Bytes>, Rejection> {
+        let mut inner = self.0.lock();
+        let lease = inner.leases.remove(&id).ok_or(Rejection::LeaseNotFound)?;
+        for key in &lease.keys {
+            inner.by_key.remove(key);
+        }
+        inner.rows.push(row(id, None));
+        inner.deadlines.remove(id);
+        Ok(lease.keys.into_iter().collect())
+    }
+
+    /// Binds a key to a lease that exists, and to no other; 0 unbinds it.
+    pub fn attach(&self, key: &Bytes, id: LeaseId) {
+        let mut inner = self.0.lock();
+        if inner.by_key.get(key) == Some(&id) {
+            return;
+        }
+        inner.detach(key);
+        if id != LeaseId(0) {
+            // A copy: a slice would keep the whole request in memory.
+            let key = Bytes::copy_from_slice(key);
+            inner.leases.get_mut(&id).expect("a put is checked before").keys.insert(key.clone());
+            inner.by_key.insert(key, id);
+        }
+    }
+
+    pub fn detach(&self, key: &Bytes) {
+        self.0.lock().detach(key);
+    }
+
+    /// Notes how many seconds a lease has left, for the next start or leader; 0 means all of them.
+    pub fn checkpoint(&self, id: LeaseId, remaining: i64) {
+        let mut inner = self.0.lock();
+        let Some(lease) = inner.leases.get_mut(&id) else {
+            return;
+        };
+        lease.remaining = remaining;
+        let row = row(id, Some(lease));
+        inner.rows.push(row);
+    }
+
+    /// The rows changed since the last call.
+    pub fn take_rows(&self) -> Vec<TableWrite> {
+        std::mem::take(&mut self.0.lock().rows)
+    }
+
+    /// Begins a lease's time anew; `None` when there is none, or when it is due and about to go.
+    pub fn renew(&self, id: LeaseId, now: Instant) -> Option<Renewed> {
+        let inner = &mut *self.0.lock();
+        let lease = inner.leases.get(&id)?;
+        inner.deadlines.start(&inner.leases, now);
+        if inner.deadlines.of(id)? <= now {
+            return None;
+        }
+        inner.deadlines.set(id, now + seconds(lease.ttl));
+        Some(Renewed { ttl: lease.ttl, is_checkpointed: lease.remaining != 0 })
+    }
+
+    /// What is known of a lease; its keys only when asked for.
+    pub fn time_to_live(&self, id: LeaseId, keys: bool, now: Instant) -> Option<TimeToLive> {
+        let inner = &mut *self.0.lock();
+        let lease = inner.leases.get(&id)?;
+        inner.deadlines.start(&inner.leases, now);
+        let left = inner.deadlines.of(id)?.saturating_duration_since(now);
+        let keys = if keys { lease.keys.iter().cloned().collect() } else { Vec::new() };
+        Some(TimeToLive { remaining: whole_seconds(left), granted: lease.ttl, keys })
+    }
+
+    /// Every lease, the one that is due first in front.
+    pub fn list(&self, now: Instant) -> Vec<LeaseId> {
+        let inner = &mut *self.0.lock();
+        inner.deadlines.start(&inner.leases, now);
+        inner.deadlines.in_order().collect()
+    }
+
+    /// Up to `limit` leases whose time is over.
+    pub fn due(&self, now: Instant, limit: usize) -> Vec<LeaseId> {
+        let inner = &mut *self.0.lock();
+        inner.deadlines.start(&inner.leases, now);
+        inner.deadlines.due(now).take(limit).collect()
+    }
+
+    /// Up to `limit` leases longer than `interval` with the seconds they have left: what a checkpoint says.
+    pub fn to_checkpoint(&self, now: Instant, interval: Duration, limit: usize) -> Vec<(LeaseId, i64)> {
+        let inner = &mut *self.0.lock();
+        inner.deadlines.start(&inner.leases, now);
+        let long = inner.leases.iter().filter(|(_, lease)| seconds(lease.ttl) > interval);
+        let left = long.filter_map(|(id, lease)| {
+            let left = inner.deadlines.of(*id)?.saturating_duration_since(now);
+            // Rounded up: a lease may live longer than promised, never shorter.
+            let left = whole_seconds(left).saturating_add(1).min(lease.ttl);
+            let before = if lease.remaining == 0 { lease.ttl } else { lease.remaining };
+            (left < before).then_some((*id, left))
+        });
+        left.take(limit).collect()
+    }
+
+    /// Number of leases, and of keys bound to one.
+    pub fn counts(&self) -> (usize, usize) {
+        let inner = self.0.lock();
+        (inner.leases.len(), inner.by_key.len())
+    }
+}
+
+impl Inner {
+    fn detach(&mut self, key: &Bytes) {
+        if let Some(id) = self.by_key.remove(key)
+            && let Some(lease) = self.leases.get_mut(&id)
+        {
+            lease.keys.remove(key);
+        }
+    }
+}
+
+impl Lease {
+    /// How long it lives from its start on a new leader.
+    fn start_with(&self) -> Duration {
+        seconds(if self.remaining > 0 { self.remaining } else { self.ttl })
+    }
+}
+
+fn seconds(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn whole_seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A lease's row: id, then TTL and remaining TTL, all big endian. Its keys stand in the pairs.
+fn row(id: LeaseId, lease: Option<&Lease>) -> TableWrite {
+    let value = lease.map(|lease| {
+        let mut value = lease.ttl.to_be_bytes().to_vec();
+        value.extend_from_slice(&lease.remaining.to_be_bytes());
+        value.into()
+    });
+    TableWrite { table: Table::Lease, key: Bytes::copy_from_slice(&id.0.to_be_bytes()), value }
+}
+
+fn from_row(key: &[u8], value: &[u8]) -> Option<(LeaseId, Lease)> {
+    let id = i64::from_be_bytes(key.try_into().ok()?);
+    let (ttl, remaining) = value.split_first_chunk::<8>()?;
+    let remaining = i64::from_be_bytes(remaining.try_into().ok()?);
+    Some((LeaseId(id), Lease { ttl: i64::from_be_bytes(*ttl), remaining, keys: BTreeSet::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn a_key_has_one_lease_and_goes_with_it() {
+        let leases = Leases::default();
+        leases.grant(LeaseId(1), 10).expect("granted");
+        leases.grant(LeaseId(2), 10).expect("granted");
+        assert_eq!(leases.grant(LeaseId(2), 10), Err(Rejection::LeaseExists));
+        leases.attach(&key("b"), LeaseId(1));
+        leases.attach(&key("a"), LeaseId(1));
+        leases.attach(&key("c"), LeaseId(1));
+        leases.attach(&key("c"), LeaseId(2));
+        leases.attach(&key("b"), LeaseId(0));
+        assert_eq!(leases.revoke(LeaseId(1)), Ok(vec![key("a")]));
+        assert_eq!(leases.revoke(LeaseId(1)), Err(Rejection::LeaseNotFound));
+        assert_eq!(leases.revoke(LeaseId(2)), Ok(vec![key("c")]));
+        assert_eq!(leases.counts(), (0, 0));
+    }
+
+    #[test]
+    fn time_runs_from_the_first_look_and_from_each_renewal() {
+        let (leases, start) = (Leases::default(), Instant::now());
+        leases.grant(LeaseId(7), 10).expect("granted");
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(leases.due(at(0), 10).is_empty());
+        assert_eq!(leases.renew(LeaseId(7), at(9)), Some(Renewed { ttl: 10, is_checkpointed: false }));
+        assert!(leases.due(at(18), 10).is_empty());
+        assert_eq!(leases.time_to_live(LeaseId(7), false, at(18)).map(|t| t.remaining), Some(1));
+        assert_eq!(leases.due(at(19), 10), [LeaseId(7)]);
+        assert_eq!(leases.renew(LeaseId(7), at(19)), None);
+    }
+
+    #[test]
+    fn a_checkpoint_is_where_a_restart_goes_on() {
+        let (leases, now) = (Leases::default(), Instant::now());
+        leases.grant(LeaseId(7), 1000).expect("granted");
+        assert!(leases.due(now, 1).is_empty());
+        let later = now + Duration::from_millis(400_500);
+        assert_eq!(leases.to_checkpoint(later, Duration::from_secs(300), 10), [(LeaseId(7), 600)]);
+        leases.checkpoint(LeaseId(7), 600);
+        let store = crate::storage::MemoryStore::new();
+        let tables = leases.take_rows();
+        store.write(&crate::storage::Round { tables, ..Default::default() }).expect("written");
+        let again = Leases::recover(&store, &[]).expect("recovered");
+        assert_eq!(
+            again.time_to_live(LeaseId(7), false, now).map(|t| (t.remaining, t.granted)),
+            Some((600, 1000))
+        );
+        assert!(again.renew(LeaseId(7), now).is_some_and(|renewed| renewed.is_checkpointed));
+    }
+}

@@ -1,0 +1,40 @@
+//! Response headers: who answers, in which term, at which revision.
+
+use crate::consensus::Handle;
+use crate::ids::{ClusterId, MemberId, Revision};
+use crate::mvcc::Reader;
+use crate::wire::etcdserverpb::ResponseHeader;
+
+/// Makes headers. Cheap to clone.
+#[derive(Clone)]
+pub struct Headers {
+    pub cluster: ClusterId,
+    pub member: MemberId,
+    pub consensus: Handle,
+    pub reader: Reader,
+}
+
+impl Headers {
+    /// Adds what only the answering member knows; a revision that the handler left open is the current one.
+    pub fn fill(&self, header: &mut Option<ResponseHeader>) {
+        let revision = match header.as_ref().map_or(0, |header| header.revision) {
+            0 => self.reader.revision(),
+            revision => Revision(revision),
+        };
+        *header = Some(self.at(revision));
+    }
+
+    /// A header of the current revision.
+    pub fn now(&self) -> ResponseHeader {
+        self.at(self.reader.revision())
+    }
+
+    pub fn at(&self, revision: Revision) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.cluster.0,
+            member_id: self.member.0,
+            revision: revision.0,
+            raft_term: self.consensus.status().term.0,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! THE table from our errors to gRPC codes and etcd's texts. Clients compare the texts letter by letter.
+
+use tonic::{Code, Status};
+
+use crate::command::Rejection;
+use crate::consensus::ConsensusError;
+use crate::mvcc;
+
+macro_rules! client_errors {
+    ($($name:ident = $code:ident $text:literal;)*) => {
+        /// An error as etcd's clients know it, named as in etcd's own table.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum ClientError { $($name),* }
+
+        impl ClientError {
+            /// Every error of the table.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            pub fn code(self) -> Code {
+                match self { $(Self::$name => Code::$code),* }
+            }
+
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => concat!("etcdserver: ", $text)),* }
+            }
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),* }
+            }
+        }
+    };
+}
+
+client_errors! {
+    EmptyKey = InvalidArgument "key is not provided";
+    KeyNotFound = InvalidArgument "key not found";
+    ValueProvided = InvalidArgument "value is provided";
+    LeaseProvided = InvalidArgument "lease is provided";
+    TooManyOps = InvalidArgument "too many operations in txn request";
+    DuplicateKey = InvalidArgument "duplicate key given in txn request";
+    InvalidClientAPIVersion = InvalidArgument "invalid client api version";
+    InvalidSortOption = InvalidArgument "invalid sort option";
+    Compacted = OutOfRange "mvcc: required revision has been compacted";
+    FutureRev = OutOfRange "mvcc: required revision is a future revision";
+    NoSpace = ResourceExhausted "mvcc: database space exceeded";
+    LeaseNotFound = NotFound "requested lease not found";
+    LeaseExist = FailedPrecondition "lease already exists";
+    LeaseTTLTooLarge = OutOfRange "too large lease TTL";
+    WatchCanceled = Cancelled "watch canceled";
+    MemberNotFound = NotFound "member not found";
+    RequestTooLarge = InvalidArgument "request is too large";
+    // etcd sends this one without its code, and its clients find it by the text.
+    RequestTooManyRequests = Unknown "too many requests";
+    NoLeader = Unavailable "no leader";
+    LeaderChanged = Unavailable "leader changed";
+    Stopped = Unavailable "server stopped";
+    Timeout = Unavailable "request timed out";
+    Corrupt = DataLoss "corrupt cluster";
+}
+
+impl From<ClientError> for Status {
+    fn from(error: ClientError) -> Self {
+        Self::new(error.code(), error.text())
+    }
+}
+
+impl From<Rejection> for ClientError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            // An operation or command with nothing set has this text in etcd, too.
+            Rejection::KeyNotFound | Rejection::UnknownCommand => Self::KeyNotFound,
+            Rejection::Compacted => Self::Compacted,
+            Rejection::FutureRevision => Self::FutureRev,
+            Rejection::LeaseNotFound => Self::LeaseNotFound,
+            Rejection::LeaseExists => Self::LeaseExist,
+            Rejection::LeaseTtlTooLarge => Self::LeaseTTLTooLarge,
+            Rejection::NoSpace => Self::NoSpace,
+            Rejection::Corrupt => Self::Corrupt,
+        }
+    }
+}
+
+impl From<ConsensusError> for ClientError {
+    fn from(error: ConsensusError) -> Self {
+        match error {
+            ConsensusError::Rejected(rejection) => rejection.into(),
+            ConsensusError::TooManyRequests => Self::RequestTooManyRequests,
+            ConsensusError::TooLarge => Self::RequestTooLarge,
+            ConsensusError::NoLeader => Self::NoLeader,
+            ConsensusError::LeaderChanged => Self::LeaderChanged,
+            ConsensusError::Timeout => Self::Timeout,
+            ConsensusError::Stopped => Self::Stopped,
+            ConsensusError::NoSpace => Self::NoSpace,
+        }
+    }
+}
+
+/// The status of a failed read. A fault of the disk is told with its cause, as etcd does for what it cannot map.
+pub fn of_read(error: mvcc::Error) -> Status {
+    match error {
+        mvcc::Error::Compacted => ClientError::Compacted.into(),
+        mvcc::Error::FutureRevision => ClientError::FutureRev.into(),
+        fault => {
+            tracing::error!(error = %fault, "a read failed");
+            Status::unknown(format!("decklog: {fault}"))
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Checks that need no state, in etcd's order, and what a request costs of the quota.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::ClientError;
+use crate::mvcc::KeyRange;
+use crate::wire::etcdserverpb as pb;
+use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::wire::etcdserverpb::request_op::Request as Operation;
+
+/// What a put costs beside its key and value.
+const PUT_COST: u64 = 256;
+/// What granting a lease costs.
+pub const GRANT_COST: u64 = 64;
+
+/// # Errors
+/// `EmptyKey`, `InvalidSortOption`.
+pub fn range(request: &pb::RangeRequest) -> Result<(), ClientError> {
+    if request.key.is_empty() {
+        return Err(ClientError::EmptyKey);
+    }
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err()
+    {
+        return Err(ClientError::InvalidSortOption);
+    }
+    Ok(())
+}
+
+/// # Errors
+/// `EmptyKey`, `ValueProvided`, `LeaseProvided`.
+pub fn put(request: &pb::PutRequest) -> Result<(), ClientError> {
+    if request.key.is_empty() {
+        return Err(ClientError::EmptyKey);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(ClientError::ValueProvided);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(ClientError::LeaseProvided);
+    }
+    Ok(())
+}
+
+/// # Errors
+/// `EmptyKey`.
+pub fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), ClientError> {
+    if request.key.is_empty() { Err(ClientError::EmptyKey) } else { Ok(()) }
+}
+
+/// # Errors
+/// `TooManyOps`, what a compare or an operation is refused for, `DuplicateKey`.
+pub fn txn(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientError> {
+    operations(request, max_ops)?;
+    changed_keys(&request.success)?;
+    changed_keys(&request.failure)?;
+    Ok(())
+}
+
+fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientError> {
+    let used = request.compare.len().max(request.success.len()).max(request.failure.len());
+    if used > max_ops {
+        return Err(ClientError::TooManyOps);
+    }
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(ClientError::EmptyKey);
+    }
+    for operation in request.success.iter().chain(&request.failure) {
+        match &operation.request {
+            Some(Operation::RequestRange(request)) => range(request)?,
+            Some(Operation::RequestPut(request)) => put(request)?,
+            Some(Operation::RequestDeleteRange(request)) => delete_range(request)?,
+            Some(Operation::RequestTxn(nested)) => operations(nested, max_ops - used)?,
+            None => return Err(ClientError::KeyNotFound),
+        }
+    }
+    Ok(())
+}
+
+/// What the operations of a branch change.
+#[derive(Default)]
+struct Changed {
+    puts: BTreeSet<Bytes>,
+    deleted: Vec<KeyRange>,
+}
+
+impl Changed {
+    fn is_deleted(&self, key: &Bytes) -> bool {
+        self.deleted.iter().any(|range| contains(range, key))
+    }
+
+    fn has_put_in(&self, range: &KeyRange) -> bool {
+        match range {
+            KeyRange::One(key) => self.puts.contains(key),
+            KeyRange::Span(from, _) => {
+                self.puts.range(from.clone()..).next().is_some_and(|key| contains(range, key))
+            }
+        }
+    }
+}
+
+fn contains(range: &KeyRange, key: &Bytes) -> bool {
+    match range {
+        KeyRange::One(one) => one == key,
+        KeyRange::Span(from, to) => from <= key && to.as_ref().is_none_or(|to| key < to),
+    }
+}
+
+/// A key may be put once in a branch and not also be deleted in it; the two branches of a nested transaction
+/// exclude each other, so they may meet.
+fn changed_keys(branch: &[pb::RequestOp]) -> Result<Changed, ClientError> {
+    let mut changed = Changed::default();
+    for operation in branch {
+        if let Some(Operation::RequestDeleteRange(request)) = &operation.request {
+            changed.deleted.push(KeyRange::new(&request.key, &request.range_end));
+        }
+    }
+    for operation in branch {
+        if let Some(Operation::RequestTxn(nested)) = &operation.request {
+            merge_nested(&mut changed, nested)?;
+        }
+    }
+    for operation in branch {
+        if let Some(Operation::RequestPut(request)) = &operation.request
+            && (changed.is_deleted(&request.key) || !changed.puts.insert(request.key.clone()))
+        {
+            return Err(ClientError::DuplicateKey);
+        }
+    }
+    Ok(changed)
+}
+
+fn merge_nested(changed: &mut Changed, nested: &pb::TxnRequest) -> Result<(), ClientError> {
+    let (success, failure) = (changed_keys(&nested.success)?, changed_keys(&nested.failure)?);
+    let puts: BTreeSet<Bytes> = success.puts.union(&failure.puts).cloned().collect();
+    let meets = puts.iter().any(|key| changed.puts.contains(key) || changed.is_deleted(key))
+        || success.deleted.iter().chain(&failure.deleted).any(|range| changed.has_put_in(range));
+    if meets {
+        return Err(ClientError::DuplicateKey);
+    }
+    changed.puts.extend(puts);
+    changed.deleted.extend(success.deleted);
+    changed.deleted.extend(failure.deleted);
+    Ok(())
+}
+
+/// Bytes that a put counts for in the quota.
+pub fn put_cost(request: &pb::PutRequest) -> u64 {
+    PUT_COST + (request.key.len() + request.value.len()) as u64
+}
+
+/// Bytes that the dearer branch counts for in the quota.
+pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
+    let branch = |operations: &[pb::RequestOp]| -> u64 {
+        operations
+            .iter()
+            .map(|operation| match &operation.request {
+                Some(Operation::RequestPut(request)) => put_cost(request),
+                Some(Operation::RequestTxn(nested)) => txn_cost(nested),
+                _ => 0,
+            })
+            .sum()
+    };
+    branch(&request.success).max(branch(&request.failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put_op(key: &'static str) -> pb::RequestOp {
+        let request = pb::PutRequest { key: key.into(), ..Default::default() };
+        pb::RequestOp { request: Some(Operation::RequestPut(request)) }
+    }
+
+    fn delete_op(key: &'static str, range_end: &'static str) -> pb::RequestOp {
+        let request =
+            pb::DeleteRangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() };
+        pb::RequestOp { request: Some(Operation::RequestDeleteRange(request)) }
+    }
+
+    fn txn_op(success: Vec<pb::RequestOp>, failure: Vec<pb::RequestOp>) -> pb::RequestOp {
+        let nested = pb::TxnRequest { compare: Vec::new(), success, failure };
+        pb::RequestOp { request: Some(Operation::RequestTxn(nested)) }
+    }
+
+    fn check(success: Vec<pb::RequestOp>) -> Result<(), ClientError> {
+        txn(&pb::TxnRequest { success, ..Default::default() }, 4)
+    }
+
+    #[test]
+    fn a_key_is_changed_once_on_each_path() {
+        let duplicate = Err(ClientError::DuplicateKey);
+        assert_eq!(check(vec![put_op("a"), put_op("b")]), Ok(()));
+        assert_eq!(check(vec![put_op("a"), put_op("a")]), duplicate);
+        assert_eq!(check(vec![put_op("b"), delete_op("a", "c")]), duplicate);
+        assert_eq!(check(vec![put_op("c"), delete_op("a", "c"), delete_op("b", "\0")]), duplicate);
+        assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "\0")]), Ok(()));
+        assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
+        assert_eq!(check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]), duplicate);
+        assert_eq!(
+            check(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![], vec![put_op("a")])]),
+            duplicate
+        );
+        assert_eq!(check(vec![delete_op("a", ""), txn_op(vec![], vec![put_op("a")])]), duplicate);
+    }
+
+    #[test]
+    fn a_nested_transaction_gets_what_its_parent_left() {
+        let nested = |ops: usize| txn_op(vec![delete_op("x", ""); ops], vec![]);
+        assert_eq!(check(vec![nested(3)]), Ok(()));
+        assert_eq!(check(vec![nested(4)]), Err(ClientError::TooManyOps));
+        assert_eq!(check(vec![pb::RequestOp::default()]), Err(ClientError::KeyNotFound));
+    }
+}

@@ -1,0 +1,55 @@
+//! Wiring: opens what is on disk, connects the stages, serves, and stops in order.
+//! Owns the threads; every rule is somebody else's.
+
+mod apply_stage;
+mod body;
+mod dispatch;
+mod http;
+mod in_flight;
+mod listener;
+mod open;
+mod sniff;
+mod stages;
+mod stop;
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::config::{Config, UrlError};
+use crate::{datadir, mvcc, storage};
+
+pub use stop::{Ended, Running};
+
+/// Why the server cannot start or go on. One line that says what and where.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    DataDir(#[from] datadir::Error),
+    #[error("cannot read the store: {0}")]
+    Store(#[from] storage::Error),
+    #[error("cannot read the key space: {0}")]
+    Keyspace(#[from] mvcc::Error),
+    #[error("cannot begin consensus: {0}")]
+    Consensus(#[from] crate::consensus::Error),
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+    #[error("{stage} stopped: {reason}")]
+    Stage { stage: &'static str, reason: String },
+    #[error("not ready: {0}")]
+    NotReady(crate::consensus::ConsensusError),
+}
+
+/// Opens everything and serves.
+///
+/// # Errors
+/// See `Error`. Listeners are opened first: a taken port touches nothing on disk.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let listeners = open::listeners(&config.listen)?;
+    let opened = open::open(&config)?;
+    let stages = stages::start(&config, opened)?;
+    stages.serve(&config, listeners).await
+}

@@ -1,0 +1,228 @@
+//! Bodies as they pass: gRPC messages are counted and limited by the headers that frame them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use prometheus::IntCounter;
+use tonic::{Code, Status};
+
+use super::in_flight::Guard;
+use crate::metrics::{Metrics, Rpc};
+
+/// A gRPC message begins with one byte of flags and four of length.
+const PREFIX_BYTES: usize = 5;
+
+/// Finds where messages begin, whatever pieces they come in.
+#[derive(Default)]
+struct Framing {
+    prefix: [u8; PREFIX_BYTES],
+    have: usize,
+    left: usize,
+}
+
+impl Framing {
+    /// Goes over a piece; returns how many messages began in it and the largest of them.
+    fn pass(&mut self, mut data: &[u8]) -> (u64, usize) {
+        let (mut begun, mut largest) = (0, 0);
+        while !data.is_empty() {
+            if self.left > 0 {
+                let skip = self.left.min(data.len());
+                self.left -= skip;
+                data = &data[skip..];
+                continue;
+            }
+            let take = (PREFIX_BYTES - self.have).min(data.len());
+            self.prefix[self.have..self.have + take].copy_from_slice(&data[..take]);
+            self.have += take;
+            data = &data[take..];
+            if self.have == PREFIX_BYTES {
+                let [_, length @ ..] = self.prefix;
+                self.left = u32::from_be_bytes(length) as usize;
+                self.have = 0;
+                begun += 1;
+                largest = largest.max(self.left);
+            }
+        }
+        (begun, largest)
+    }
+}
+
+/// A request's body: a message above the limit ends it with the error that Go's gRPC gives.
+pub struct RequestBody {
+    inner: Incoming,
+    framing: Framing,
+    max_message_bytes: usize,
+    messages: IntCounter,
+    bytes: IntCounter,
+}
+
+impl RequestBody {
+    pub fn new(inner: Incoming, rpc: &Rpc, metrics: &Metrics, max_message_bytes: usize) -> Self {
+        let (messages, bytes) = (rpc.received.clone(), metrics.received_bytes.clone());
+        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)) else {
+            return Poll::Ready(None);
+        };
+        let frame = frame?;
+        if let Some(data) = frame.data_ref() {
+            let (begun, largest) = self.framing.pass(data);
+            self.messages.inc_by(begun);
+            self.bytes.inc_by(data.len() as u64);
+            if largest > self.max_message_bytes {
+                let limit = self.max_message_bytes;
+                let text = format!("grpc: received message larger than max ({largest} vs. {limit})");
+                return Poll::Ready(Some(Err(Status::resource_exhausted(text).into())));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What a gRPC answer counts for when it ends.
+pub struct Answered {
+    pub metrics: Metrics,
+    /// The RPC's path.
+    pub path: Arc<str>,
+    pub began: Instant,
+    /// Held while the call is open.
+    pub _guard: Guard,
+}
+
+impl Answered {
+    pub fn rpc(&self) -> Option<&Rpc> {
+        self.metrics.rpcs().find(&self.path)
+    }
+
+    fn ended(&self, headers: &HeaderMap) {
+        let code = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        self.ended_with(code.map_or(Code::Unknown, Code::from_i32));
+    }
+
+    pub fn ended_with(&self, code: Code) {
+        if let Some(rpc) = self.rpc() {
+            rpc.ended(code, self.began.elapsed());
+        }
+    }
+}
+
+/// A response's body.
+pub enum ResponseBody {
+    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered> },
+    Http(Full<Bytes>),
+}
+
+/// How far a response has been counted.
+#[derive(Default)]
+pub struct FramingState(Framing);
+
+impl ResponseBody {
+    /// The body of a gRPC answer; an answer that ends with its headers is counted at once.
+    pub fn grpc(inner: tonic::body::Body, headers: &HeaderMap, answered: Answered) -> Self {
+        let ended = headers.contains_key("grpc-status");
+        if ended {
+            answered.ended(headers);
+        }
+        Self::Grpc { inner, framing: FramingState::default(), answered: (!ended).then_some(answered) }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Http(full) => Pin::new(full).poll_frame(context).map_err(Into::into),
+            Self::Grpc { inner, framing, answered } => {
+                let frame = ready!(Pin::new(inner).poll_frame(context));
+                if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
+                    if let Some(data) = frame.data_ref() {
+                        if let Some(rpc) = open.rpc() {
+                            rpc.sent.inc_by(framing.0.pass(data).0);
+                        }
+                        open.metrics.sent_bytes.inc_by(data.len() as u64);
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        open.ended(trailers);
+                        *answered = None;
+                    }
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http(full) => full.is_end_stream(),
+            Self::Grpc { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http(full) => full.size_hint(),
+            Self::Grpc { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// The client went away before the end.
+    fn drop(&mut self) {
+        if let Self::Grpc { answered: Some(open), .. } = self {
+            open.ended_with(Code::Cancelled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn messages_are_found_in_any_pieces(sizes in proptest::collection::vec(0usize..40, 0..20), piece in 1usize..50) {
+            let mut bytes = Vec::new();
+            for size in &sizes {
+                bytes.push(0);
+                bytes.extend_from_slice(&u32::try_from(*size).expect("small").to_be_bytes());
+                bytes.resize(bytes.len() + size, 7);
+            }
+            let mut framing = Framing::default();
+            let found: Vec<_> = bytes.chunks(piece).map(|piece| framing.pass(piece)).collect();
+            prop_assert_eq!(found.iter().map(|(begun, _)| begun).sum::<u64>(), sizes.len() as u64);
+            prop_assert_eq!(found.iter().map(|(_, largest)| *largest).max(), sizes.iter().copied().max().or(found.first().map(|_| 0)));
+        }
+    }
+}

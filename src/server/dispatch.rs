@@ -1,0 +1,220 @@
+//! One request to one handler: by path, without a router. gRPC on HTTP/2, everything else to `http`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use tonic::Status;
+use tower_service::Service;
+
+use super::body::{Answered, RequestBody, ResponseBody};
+use super::http::HttpEndpoints;
+use super::in_flight::InFlight;
+use crate::consensus::Handle;
+use crate::ids::MemberId;
+use crate::metrics::{Metrics, Rpc, RpcKind};
+use crate::rpc::{self, ClientError};
+use crate::wire::etcdserverpb::auth_server::AuthServer;
+use crate::wire::etcdserverpb::cluster_server::ClusterServer;
+use crate::wire::etcdserverpb::kv_server::KvServer;
+use crate::wire::etcdserverpb::lease_server::LeaseServer;
+use crate::wire::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::wire::etcdserverpb::watch_server::WatchServer;
+use crate::wire::health::health_server::HealthServer;
+use crate::wire::v3electionpb::election_server::ElectionServer;
+use crate::wire::v3lockpb::lock_server::LockServer;
+
+/// Room for the rest of a message beside the request that `--max-request-bytes` limits, as in etcd.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+/// Distinct client versions that are counted; the rest counts together.
+const MAX_CLIENT_VERSIONS: usize = 32;
+
+/// Everything that answers gRPC. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    pub kv: KvServer<rpc::KvService>,
+    pub watch: WatchServer<rpc::WatchService>,
+    pub lease: LeaseServer<rpc::LeaseService>,
+    pub cluster: ClusterServer<rpc::ClusterService>,
+    pub maintenance: MaintenanceServer<rpc::MaintenanceService>,
+    pub auth: AuthServer<rpc::AuthService>,
+    pub lock: LockServer<rpc::LockService>,
+    pub election: ElectionServer<rpc::ElectionService>,
+    pub health: HealthServer<rpc::HealthService>,
+}
+
+impl Services {
+    /// Messages are limited where they are framed, with the text of Go's gRPC.
+    pub fn new(
+        kv: rpc::KvService,
+        watch: rpc::WatchService,
+        lease: rpc::LeaseService,
+        cluster: rpc::ClusterService,
+        maintenance: rpc::MaintenanceService,
+        auth: rpc::AuthService,
+    ) -> Self {
+        Self {
+            kv: KvServer::new(kv).max_decoding_message_size(usize::MAX),
+            watch: WatchServer::new(watch).max_decoding_message_size(usize::MAX),
+            lease: LeaseServer::new(lease),
+            cluster: ClusterServer::new(cluster),
+            maintenance: MaintenanceServer::new(maintenance),
+            auth: AuthServer::new(auth),
+            lock: LockServer::new(rpc::LockService),
+            election: ElectionServer::new(rpc::ElectionService),
+            health: HealthServer::new(rpc::HealthService),
+        }
+    }
+}
+
+impl Serves {
+    /// Serves also what another URL of the same address asks for.
+    pub fn add(&mut self, other: Self) {
+        self.grpc |= other.grpc;
+        self.http = self.http.max(other.http);
+    }
+}
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serves {
+    pub grpc: bool,
+    pub http: HttpScope,
+}
+
+/// Which HTTP endpoints a listener has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HttpScope {
+    None,
+    /// Metrics and health alone: `--listen-metrics-urls`.
+    Metrics,
+    All,
+}
+
+/// See the module. One for the whole server, shared.
+pub struct Dispatcher {
+    pub services: Services,
+    pub http: HttpEndpoints,
+    pub metrics: Metrics,
+    pub consensus: Handle,
+    pub in_flight: InFlight,
+    pub max_request_bytes: usize,
+}
+
+impl Dispatcher {
+    pub async fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        serves: Serves,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        if serves.grpc && is_grpc(&request) {
+            return Ok(self.grpc(request).await);
+        }
+        let _guard = self.in_flight.enter();
+        Ok(self.http.answer(&request, serves.http).await.map(ResponseBody::Http))
+    }
+
+    async fn grpc(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+        let path: Arc<str> = request.uri().path().into();
+        let Some(rpc) = self.metrics.rpcs().find(&path) else {
+            return self.refuse(&unknown(&path, &self.metrics));
+        };
+        rpc.started.inc();
+        let guard =
+            if rpc.kind == RpcKind::BidiStream { InFlight::uncounted() } else { self.in_flight.enter() };
+        let answered = Answered {
+            metrics: self.metrics.clone(),
+            path: path.clone(),
+            began: Instant::now(),
+            _guard: guard,
+        };
+        if let Err(status) = self.check_metadata(&request, rpc) {
+            answered.ended_with(status.code());
+            return self.refuse(&status);
+        }
+        let max_message_bytes = self.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+        let request = request.map(|body| {
+            tonic::body::Body::new(RequestBody::new(body, rpc, &self.metrics, max_message_bytes))
+        });
+        let response = self.call_service(&path, request).await;
+        let (parts, body) = response.into_parts();
+        let body = ResponseBody::grpc(body, &parts.headers, answered);
+        Response::from_parts(parts, body)
+    }
+
+    async fn call_service(
+        &self,
+        path: &str,
+        request: Request<tonic::body::Body>,
+    ) -> Response<tonic::body::Body> {
+        macro_rules! answer {
+            ($service:ident) => {{
+                let Ok(response) = self.services.$service.clone().call(request).await;
+                response
+            }};
+        }
+        match path.split('/').nth(1).unwrap_or_default() {
+            "etcdserverpb.KV" => answer!(kv),
+            "etcdserverpb.Watch" => answer!(watch),
+            "etcdserverpb.Lease" => answer!(lease),
+            "etcdserverpb.Cluster" => answer!(cluster),
+            "etcdserverpb.Maintenance" => answer!(maintenance),
+            "etcdserverpb.Auth" => answer!(auth),
+            "v3lockpb.Lock" => answer!(lock),
+            "v3electionpb.Election" => answer!(election),
+            "grpc.health.v1.Health" => answer!(health),
+            _ => unknown(path, &self.metrics).into_http(),
+        }
+    }
+
+    /// What every call may carry beside its message.
+    fn check_metadata(&self, request: &Request<Incoming>, rpc: &Rpc) -> Result<(), Status> {
+        let version = match request.headers().get("client-api-version") {
+            None => "unknown",
+            Some(value) => std::str::from_utf8(value.as_bytes()).map_err(|error| {
+                tracing::debug!(%error, "a client states a version that is no text");
+                Status::from(ClientError::InvalidClientAPIVersion)
+            })?,
+        };
+        let kind = if rpc.kind == RpcKind::Unary { "unary" } else { "stream" };
+        self.count_client(kind, version);
+        let wants_leader = request.headers().get("hasleader").is_some_and(|value| value == "true");
+        if wants_leader && self.consensus.status().leader == MemberId(0) {
+            return Err(ClientError::NoLeader.into());
+        }
+        Ok(())
+    }
+
+    fn count_client(&self, kind: &str, version: &str) {
+        let known = self.metrics.is_counted_version(version, MAX_CLIENT_VERSIONS);
+        let version = if known { version } else { "other" };
+        self.metrics.client_requests.with_label_values(&[kind, version]).inc();
+    }
+
+    fn refuse(&self, status: &Status) -> Response<ResponseBody> {
+        let response = status.clone().into_http::<tonic::body::Body>();
+        let (parts, _) = response.into_parts();
+        Response::from_parts(parts, ResponseBody::Http(http_body_util::Full::default()))
+    }
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    request.version() == Version::HTTP_2
+        && request.method() == Method::POST
+        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What Go's gRPC says of a path that leads nowhere.
+fn unknown(path: &str, metrics: &Metrics) -> Status {
+    match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
+        Some((service, method)) if metrics.rpcs().has_service(service) => {
+            Status::unimplemented(format!("unknown method {method} for service {service}"))
+        }
+        Some((service, _)) => Status::unimplemented(format!("unknown service {service}")),
+        None => Status::unimplemented(format!("malformed method name: {path:?}")),
+    }
+}

@@ -1,0 +1,307 @@
+//! The stages: a thread each for consensus, apply, store and watch, the workers of the front end, and the
+//! channels between them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use tokio::sync::{mpsc, watch};
+
+use super::Error;
+use super::apply_stage::ApplyStage;
+use super::dispatch::{Dispatcher, Services};
+use super::http::HttpEndpoints;
+use super::in_flight::InFlight;
+use super::listener::{self, ConnectionOptions, Workers};
+use super::open::{Listener, Opened};
+use super::stop::{Front, Running, StageEnd};
+use crate::apply::Applier;
+use crate::background;
+use crate::command::Kind;
+use crate::config::Config;
+use crate::consensus::{Handle, Loop, LoopOptions, Stopper};
+use crate::datadir::DataDir;
+use crate::ids::Revision;
+use crate::lease::Leases;
+use crate::members::Members;
+use crate::metrics::{Metrics, Sample};
+use crate::mvcc::Reader;
+use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
+use crate::rpc;
+use crate::watch as watching;
+use crate::watch::{HubOptions, WatchHub};
+use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
+
+/// Largest number of front-end threads: beyond it the stages behind are what limits.
+const MAX_WORKERS: usize = 16;
+const MEBIBYTE: usize = 1 << 20;
+
+/// The running core, not yet serving.
+pub struct Stages {
+    data_dir: DataDir,
+    consensus: Handle,
+    stopper: Stopper,
+    reader: Reader,
+    leases: Leases,
+    alarms: crate::alarm::Alarms,
+    members: Members,
+    watches: WatchHub,
+    mailbox: Arc<Mailbox>,
+    removed_through: watch::Receiver<Revision>,
+    metrics: Metrics,
+    threads: Vec<JoinHandle<()>>,
+    ended: mpsc::Receiver<StageEnd>,
+}
+
+/// Starts consensus, apply, store and watch.
+///
+/// # Errors
+/// `Thread`.
+pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
+    let Opened { data_dir, store, keyspace, compaction_is_open, leases, alarms, members, node, metrics } =
+        opened;
+    let (reader, tail, applied) = (keyspace.reader(), keyspace.tail(), store.applied());
+    let options = LoopOptions {
+        tick: config.raft.heartbeat,
+        catch_up_entries: config.raft.catch_up_entries,
+        max_request_bytes: config.limits.max_request_bytes,
+        request_timeout: config.raft.request_timeout(),
+    };
+    let (consensus_loop, consensus, stopper, committed) = Loop::new(node, options);
+    let progress = consensus.progress().clone();
+    progress.set_applied(applied);
+    let hub_options = HubOptions { progress_interval: config.progress_notify_interval };
+    let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options);
+    let mailbox = Arc::new(Mailbox::default());
+    let parts = PersistParts {
+        store,
+        reader: reader.clone(),
+        tail,
+        progress: progress.clone(),
+        metrics: persist_metrics(&metrics),
+    };
+    let (persist, removed_through) = Persist::new(parts, compaction_is_open);
+    let apply = ApplyStage {
+        applier: Applier::new(keyspace, leases.clone(), alarms.clone(), members.clone(), applied),
+        committed,
+        mailbox: mailbox.clone(),
+        hub: hub_input,
+        progress,
+        metrics: metrics.clone(),
+        warn_after: config.warn.apply,
+    };
+    let persist_options = PersistOptions {
+        round_interval: config.storage.round_interval,
+        compaction_batch: config.storage.compaction_batch,
+        compaction_pause: config.storage.compaction_pause,
+    };
+    let (ends, ended) = mpsc::channel(4);
+    let persist_mailbox = mailbox.clone();
+    let threads = vec![
+        stage("consensus", &ends, move || consensus_loop.run().map_err(|error| error.to_string()))?,
+        stage("apply", &ends, move || apply.run().map_err(|error| error.to_string()))?,
+        stage("watch", &ends, move || hub.run().map_err(|error| error.to_string()))?,
+        stage("store", &ends, move || {
+            persist.run(&persist_mailbox, &persist_options).map_err(|error| error.to_string())
+        })?,
+    ];
+    Ok(Stages {
+        data_dir,
+        consensus,
+        stopper,
+        reader,
+        leases,
+        alarms,
+        members,
+        watches,
+        mailbox,
+        removed_through,
+        metrics,
+        threads,
+        ended,
+    })
+}
+
+fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
+    PersistMetrics {
+        flush_seconds: metrics.store_flush_seconds.clone(),
+        slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
+        compaction_milliseconds: metrics.compaction_milliseconds.clone(),
+        compacted_keys: metrics.compaction_keys.clone(),
+        last_compaction: metrics.compaction_last.clone(),
+        defragment_in_flight: metrics.defragment_in_flight.clone(),
+    }
+}
+
+/// A thread that tells how it ended.
+fn stage(
+    name: &'static str,
+    ends: &mpsc::Sender<StageEnd>,
+    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let ends = ends.clone();
+    let body = move || {
+        let result = run();
+        // Nobody listens any more when the process is ending.
+        drop(ends.try_send(StageEnd { stage: name, result }));
+    };
+    Ok(Builder::new().name(name.to_owned()).spawn(body)?)
+}
+
+impl Stages {
+    /// Waits until the log is replayed, announces this member, and serves.
+    ///
+    /// # Errors
+    /// `Stage` when a stage ended, `NotReady`, `Thread`, `Listen`.
+    pub async fn serve(mut self, config: &Config, listeners: Vec<Listener>) -> Result<Running, Error> {
+        self.wait_until_ready().await?;
+        self.announce(config).await?;
+        let in_flight = InFlight::default();
+        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone()));
+        let (stop, stopping) = watch::channel(false);
+        let options = ConnectionOptions {
+            max_concurrent_streams: config.listen.max_concurrent_streams,
+            keepalive_interval: config.listen.keepalive_interval,
+            keepalive_timeout: config.listen.keepalive_timeout,
+        };
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        let (workers, queues) = Workers::new(count);
+        let workers = Arc::new(workers);
+        let mut front_threads = Vec::new();
+        for (number, queue) in queues.into_iter().enumerate() {
+            let serve = listener::serve(queue, dispatcher.clone(), options, stopping.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let name = format!("front-{number}");
+            front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
+        }
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for Listener { socket, serves } in listeners {
+            addresses.push(socket.local_addr()?);
+            let listener = tokio::net::TcpListener::from_std(socket)?;
+            tokio::spawn(listener::accept(listener, serves, workers.clone(), stopping.clone()));
+        }
+        let mut jobs = tokio::task::JoinSet::new();
+        jobs.spawn(background::leases::run(
+            self.leases.clone(),
+            self.consensus.clone(),
+            self.metrics.clone(),
+        ));
+        if let Some(keep) = config.auto_compaction {
+            jobs.spawn(background::auto_compact::run(keep, self.reader.clone(), self.consensus.clone()));
+        }
+        let front = Front { stop, in_flight, threads: front_threads, addresses, jobs };
+        Ok(Running {
+            front,
+            data_dir: self.data_dir,
+            consensus: self.consensus,
+            stopper: self.stopper,
+            leases: self.leases,
+            mailbox: self.mailbox,
+            threads: self.threads,
+            ended: self.ended,
+        })
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), Error> {
+        tokio::select! {
+            ready = self.consensus.read_barrier() => ready.map_err(Error::NotReady),
+            end = self.ended.recv() => Err(end.map_or_else(StageEnd::unknown, StageEnd::into_error)),
+        }
+    }
+
+    /// Name and client URLs go through the log, so that every member knows them; only when they are new.
+    async fn announce(&self, config: &Config) -> Result<(), Error> {
+        let client_urls: Vec<String> =
+            config.member.advertise_client_urls.iter().map(ToString::to_string).collect();
+        let id = self.data_dir.member();
+        let known = self.members.get(id);
+        if known.is_some_and(|known| known.name == config.name && known.client_ur_ls == client_urls) {
+            return Ok(());
+        }
+        let attributes = Attributes { name: config.name.clone(), client_urls };
+        let request = ClusterMemberAttrSetRequest { member_id: id.0, member_attributes: Some(attributes) };
+        let proposed = self.consensus.propose(Kind::MemberAttributes(request).into()).await;
+        proposed.map(drop).map_err(Error::NotReady)
+    }
+
+    fn dispatcher(&self, config: &Config, in_flight: InFlight) -> Dispatcher {
+        let sample = Sample {
+            member: self.data_dir.member(),
+            consensus: self.consensus.clone(),
+            reader: self.reader.clone(),
+            alarms: self.alarms.clone(),
+            watches: self.watches.clone(),
+            quota_bytes: config.limits.quota_bytes.unwrap_or(0),
+        };
+        let http = HttpEndpoints {
+            consensus: self.consensus.clone(),
+            reader: self.reader.clone(),
+            alarms: self.alarms.clone(),
+            metrics: self.metrics.clone(),
+            sample,
+        };
+        Dispatcher {
+            services: self.services(config),
+            http,
+            metrics: self.metrics.clone(),
+            consensus: self.consensus.clone(),
+            in_flight,
+            max_request_bytes: config.limits.max_request_bytes,
+        }
+    }
+
+    fn services(&self, config: &Config) -> Services {
+        let (consensus, reader, metrics) = (&self.consensus, &self.reader, &self.metrics);
+        let headers = rpc::Headers {
+            cluster: self.data_dir.cluster(),
+            member: self.data_dir.member(),
+            consensus: consensus.clone(),
+            reader: reader.clone(),
+        };
+        let quota = rpc::Quota {
+            reader: reader.clone(),
+            consensus: consensus.clone(),
+            alarms: self.alarms.clone(),
+            member: self.data_dir.member(),
+            limit: config.limits.quota_bytes,
+        };
+        let kv = rpc::KvService {
+            consensus: consensus.clone(),
+            reader: reader.clone(),
+            headers: headers.clone(),
+            quota: quota.clone(),
+            removed_through: self.removed_through.clone(),
+            max_txn_ops: config.limits.max_txn_ops,
+            max_request_bytes: config.limits.max_request_bytes,
+            metrics: metrics.clone(),
+        };
+        let watch = rpc::WatchService {
+            hub: self.watches.clone(),
+            headers: headers.clone(),
+            max_fragment_bytes: config.limits.max_request_bytes + MEBIBYTE / 2,
+        };
+        let lease = rpc::LeaseService {
+            consensus: consensus.clone(),
+            headers: headers.clone(),
+            leases: self.leases.clone(),
+            quota,
+            min_ttl: config.raft.min_lease_ttl(),
+            metrics: metrics.clone(),
+        };
+        let cluster = rpc::ClusterService {
+            consensus: consensus.clone(),
+            headers: headers.clone(),
+            members: self.members.clone(),
+        };
+        let maintenance = rpc::MaintenanceService {
+            consensus: consensus.clone(),
+            headers: headers.clone(),
+            reader: reader.clone(),
+            alarms: self.alarms.clone(),
+            mailbox: self.mailbox.clone(),
+            quota_bytes: config.limits.quota_bytes,
+            metrics: metrics.clone(),
+        };
+        Services::new(kv, watch, lease, cluster, maintenance, rpc::AuthService { headers })
+    }
+}

@@ -1,0 +1,174 @@
+//! One directory of files as the log needs it: real, or in memory with faults on demand.
+//! Owns paths and file handles; knows nothing of what stands in the files.
+
+mod memory;
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Error;
+
+pub use memory::{Fault, MemoryDisk};
+
+/// Zeros are written in pieces of so many bytes.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// A flat directory. Names hold no separators. A write is durable after `sync` of its file; a file's name after
+/// `sync_directory`.
+pub trait Disk: Send + Sync + 'static {
+    /// What errors call the directory.
+    fn place(&self) -> String;
+
+    fn list(&self) -> Result<Vec<String>, Error>;
+
+    /// Makes a file of so many zeros, allocated and synced; nothing is left of it after an error.
+    fn create(&self, name: &str, bytes: u64) -> Result<(), Error>;
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error>;
+
+    fn length(&self, name: &str) -> Result<u64, Error>;
+
+    /// Writes inside the file's length.
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), Error>;
+
+    fn sync(&self, name: &str) -> Result<(), Error>;
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error>;
+
+    fn remove(&self, name: &str) -> Result<(), Error>;
+
+    fn sync_directory(&self) -> Result<(), Error>;
+}
+
+/// Files of the operating system.
+pub struct RealDisk {
+    directory: PathBuf,
+    /// Open files by name. A lock, because the trait is shared; one thread writes.
+    files: Mutex<HashMap<String, Arc<File>>>,
+}
+
+impl RealDisk {
+    /// The directory is made when it is missing, for its owner alone.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn new(directory: &Path) -> Result<Self, Error> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| of_io(directory, source))?;
+        Ok(Self { directory: directory.to_owned(), files: Mutex::default() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn file(&self, name: &str) -> Result<Arc<File>, Error> {
+        let mut files = self.files.lock();
+        if let Some(file) = files.get(name) {
+            return Ok(file.clone());
+        }
+        let path = self.path(name);
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let file = Arc::new(opened.map_err(|source| of_io(&path, source))?);
+        files.insert(name.to_owned(), file.clone());
+        Ok(file)
+    }
+
+    fn fill(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        let path = self.path(name);
+        let fill = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let zeros = vec![0; ZERO_BYTES];
+            let mut offset = 0;
+            while offset < bytes {
+                let length = usize::try_from(bytes - offset).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
+                file.write_all_at(&zeros[..length], offset)?;
+                offset += length as u64;
+            }
+            file.sync_all()
+        };
+        fill().map_err(|source| of_io(&path, source))
+    }
+}
+
+impl Disk for RealDisk {
+    fn place(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    fn list(&self) -> Result<Vec<String>, Error> {
+        let list = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&self.directory)? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            Ok(names)
+        };
+        list().map_err(|source| of_io(&self.directory, source))
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        let filled = self.fill(name, bytes);
+        if filled.is_err()
+            && let Err(error) = fs::remove_file(self.path(name))
+        {
+            tracing::warn!(%error, name, "cannot remove a half-made file");
+        }
+        filled
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let path = self.path(name);
+        fs::read(&path).map_err(|source| of_io(&path, source))
+    }
+
+    fn length(&self, name: &str) -> Result<u64, Error> {
+        let path = self.path(name);
+        fs::metadata(&path).map(|found| found.len()).map_err(|source| of_io(&path, source))
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let written = self.file(name)?.write_all_at(bytes, offset);
+        written.map_err(|source| of_io(&self.path(name), source))
+    }
+
+    fn sync(&self, name: &str) -> Result<(), Error> {
+        self.file(name)?.sync_data().map_err(|source| of_io(&self.path(name), source))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let mut files = self.files.lock();
+        files.remove(to);
+        if let Some(file) = files.remove(from) {
+            files.insert(to.to_owned(), file);
+        }
+        fs::rename(self.path(from), self.path(to)).map_err(|source| of_io(&self.path(from), source))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        self.files.lock().remove(name);
+        let path = self.path(name);
+        fs::remove_file(&path).map_err(|source| of_io(&path, source))
+    }
+
+    fn sync_directory(&self) -> Result<(), Error> {
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|source| of_io(&self.directory, source))
+    }
+}
+
+/// An I/O error with its path; a full disk stands apart.
+pub(super) fn of_io(path: &Path, source: io::Error) -> Error {
+    let path = path.display().to_string();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full { path },
+        _ => Error::Io { path, source },
+    }
+}

@@ -1,0 +1,198 @@
+//! A disk in memory that forgets what was not synced, tears it, or fails, on demand: for tests and simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Disk, Error};
+
+const SECTOR_BYTES: usize = 512;
+
+/// What a call meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An I/O error; nothing is done.
+    Io,
+    /// No space; nothing is done.
+    Full,
+    /// The machine stops before this call: it and every later one fail.
+    Stop,
+}
+
+#[derive(Clone, Default)]
+struct Contents {
+    synced: Vec<u8>,
+    now: Vec<u8>,
+    /// Sectors written since the last sync.
+    dirty: BTreeSet<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<String, Contents>,
+    /// The names that a crash finds, with the contents they had: replaced when the directory is synced.
+    durable: BTreeMap<String, String>,
+    calls: u64,
+    fail_at: Option<(u64, Fault)>,
+    stopped: bool,
+}
+
+/// See the module. Cheap to clone; all clones are the same disk.
+#[derive(Clone, Default)]
+pub struct MemoryDisk(Arc<Mutex<State>>);
+
+impl MemoryDisk {
+    /// The call with this number from now on, counted from 0, meets a fault.
+    pub fn fail_at(&self, call: u64, fault: Fault) {
+        let mut state = self.0.lock();
+        state.fail_at = Some((state.calls + call, fault));
+    }
+
+    /// Calls that may fail, so far.
+    pub fn calls(&self) -> u64 {
+        self.0.lock().calls
+    }
+
+    /// The power goes and comes back: of each file, every sector written since its last sync is there or not, as
+    /// the seed has it. Names are as at the last sync of the directory, or as now, as the seed has it.
+    pub fn crash(&self, seed: u64) {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut state = self.0.lock();
+        if random.random() {
+            let durable = state.durable.clone();
+            let mut files = BTreeMap::new();
+            for (name, now_called) in durable {
+                if let Some(contents) = state.files.get(&now_called) {
+                    files.insert(name, contents.clone());
+                }
+            }
+            state.files = files;
+        }
+        for contents in state.files.values_mut() {
+            let mut left = contents.synced.clone();
+            for sector in std::mem::take(&mut contents.dirty) {
+                if random.random() {
+                    let end = ((sector + 1) * SECTOR_BYTES).min(left.len());
+                    let start = (sector * SECTOR_BYTES).min(end);
+                    left[start..end].copy_from_slice(&contents.now[start..end]);
+                }
+            }
+            contents.now.clone_from(&left);
+            contents.synced = left;
+        }
+        state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
+        state.stopped = false;
+        state.fail_at = None;
+    }
+
+    /// A copy that goes its own way.
+    pub fn copy(&self) -> Self {
+        let state = self.0.lock();
+        let copy = State { files: state.files.clone(), durable: state.durable.clone(), ..State::default() };
+        Self(Arc::new(Mutex::new(copy)))
+    }
+
+    /// Turns one bit over, on the platter as it were.
+    pub fn flip(&self, name: &str, byte: usize, bit: u8) {
+        let mut state = self.0.lock();
+        let contents = state.files.get_mut(name).expect("the file is there");
+        contents.now[byte] ^= 1 << bit;
+        contents.synced[byte] ^= 1 << bit;
+    }
+
+    /// Counts a call and says whether it fails.
+    fn call(&self, name: &str) -> Result<parking_lot::MutexGuard<'_, State>, Error> {
+        let mut state = self.0.lock();
+        let path = format!("memory/{name}");
+        let stopped = |path| Err(Error::Io { path, source: io::Error::other("the machine has stopped") });
+        if state.stopped {
+            return stopped(path);
+        }
+        let number = state.calls;
+        state.calls += 1;
+        match state.fail_at.filter(|(at, _)| *at == number) {
+            Some((_, Fault::Io)) => Err(Error::Io { path, source: io::Error::other("made to fail") }),
+            Some((_, Fault::Full)) => Err(Error::Full { path }),
+            Some((_, Fault::Stop)) => {
+                state.stopped = true;
+                stopped(path)
+            }
+            None => Ok(state),
+        }
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Io { path: format!("memory/{name}"), source: io::ErrorKind::NotFound.into() }
+}
+
+impl Disk for MemoryDisk {
+    fn place(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn list(&self) -> Result<Vec<String>, Error> {
+        Ok(self.0.lock().files.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        let zeros = vec![0; usize::try_from(bytes).expect("tests are small")];
+        let contents = Contents { synced: zeros.clone(), now: zeros, dirty: BTreeSet::new() };
+        self.call(name)?.files.insert(name.to_owned(), contents);
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        self.0.lock().files.get(name).map(|contents| contents.now.clone()).ok_or_else(|| missing(name))
+    }
+
+    fn length(&self, name: &str) -> Result<u64, Error> {
+        self.read(name).map(|bytes| bytes.len() as u64)
+    }
+
+    fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let mut state = self.call(name)?;
+        let contents = state.files.get_mut(name).ok_or_else(|| missing(name))?;
+        let start = usize::try_from(offset).expect("tests are small");
+        contents.now[start..start + bytes.len()].copy_from_slice(bytes);
+        contents.dirty.extend(start / SECTOR_BYTES..(start + bytes.len()).div_ceil(SECTOR_BYTES));
+        Ok(())
+    }
+
+    fn sync(&self, name: &str) -> Result<(), Error> {
+        let mut state = self.call(name)?;
+        let contents = state.files.get_mut(name).ok_or_else(|| missing(name))?;
+        contents.synced.clone_from(&contents.now);
+        contents.dirty.clear();
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let mut state = self.call(from)?;
+        let contents = state.files.remove(from).ok_or_else(|| missing(from))?;
+        state.files.insert(to.to_owned(), contents);
+        for now_called in state.durable.values_mut() {
+            if now_called == to {
+                "(replaced)".clone_into(now_called);
+            } else if now_called == from {
+                to.clone_into(now_called);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is removed is gone also after a crash that forgets the removal; the log removes nothing it needs.
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        self.call(name)?.files.remove(name).map(drop).ok_or_else(|| missing(name))
+    }
+
+    fn sync_directory(&self) -> Result<(), Error> {
+        let mut state = self.call("")?;
+        state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
+        Ok(())
+    }
+}

@@ -1,0 +1,482 @@
+//! The store over sled: revisions packed into blocks, small tables beside them, one batch per round.
+//! Owns everything in its directory. All writing methods belong to one thread; reads come from any.
+//! docs/storage.md has the layout and the reasons.
+
+mod blocks;
+mod engine;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::ops::{Bound, ControlFlow};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::{Error, Round, Sizes, Store, StoredChange, Table, change_size, row_size};
+use crate::ids::{FullRevision, LogPosition, Revision};
+use blocks::{BLOCK_BYTES, Block};
+use engine::{Engine, Ops};
+use rows::Applied;
+
+/// Tries to read a block that is being replaced by another.
+const MAX_READ_TRIES: usize = 8;
+/// Rows copied in one slice of a defragmentation.
+const DEFRAGMENT_ROWS: usize = 256;
+/// Blocks up to this size are joined with their neighbours when a compaction passes.
+const SMALL_BLOCK_BYTES: usize = BLOCK_BYTES / 2;
+
+/// Bytes of memory that reads may use.
+#[derive(Clone, Copy, Debug)]
+pub struct SledOptions {
+    /// Decoded blocks.
+    pub cache_bytes: u64,
+    /// sled's own pages.
+    pub engine_cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, engine_cache_bytes: 32 << 20 }
+    }
+}
+
+#[derive(Clone)]
+struct BlockWeight;
+
+impl Weighter<FullRevision, Arc<Block>> for BlockWeight {
+    fn weight(&self, _first: &FullRevision, block: &Arc<Block>) -> u64 {
+        block.memory() as u64
+    }
+}
+
+/// See the module.
+pub struct SledStore {
+    directory: PathBuf,
+    engine: Engine,
+    cache: Cache<FullRevision, Arc<Block>, BlockWeight>,
+    /// The first revision of every block: held for one search, or for one batch that replaces blocks.
+    index: RwLock<BTreeSet<FullRevision>>,
+    writer: Mutex<Writer>,
+    in_use: AtomicU64,
+    on_disk: AtomicU64,
+}
+
+/// What only the writing thread uses.
+struct Writer {
+    applied: LogPosition,
+    /// The newest block while it is not full: it is written again with each round.
+    open: Vec<StoredChange>,
+    open_bytes: usize,
+}
+
+impl SledStore {
+    /// Opens the store of a directory, which is made when it is missing.
+    ///
+    /// # Errors
+    /// `Damaged`, `Locked`, `Format`; faults of the disk.
+    pub fn open(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
+        let engine = Engine::open(directory, options.engine_cache_bytes)?;
+        let applied = match engine.get(rows::APPLIED)? {
+            Some(row) => rows::decode_applied(&row)?,
+            None => Applied::default(),
+        };
+        let mut index = BTreeSet::new();
+        engine.scan_keys(rows::BLOCK_PREFIX, &mut |key| {
+            index.insert(rows::block_first(key)?);
+            Ok(())
+        })?;
+        let items = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX) / BLOCK_BYTES;
+        let store = Self {
+            directory: directory.to_owned(),
+            cache: Cache::with_weighter(items, options.cache_bytes, BlockWeight),
+            index: RwLock::new(index),
+            writer: Mutex::new(Writer { applied: applied.position, open: Vec::new(), open_bytes: 0 }),
+            in_use: AtomicU64::new(applied.in_use),
+            on_disk: AtomicU64::new(engine.size_on_disk()),
+            engine,
+        };
+        store.reopen_last_block()?;
+        Ok(store)
+    }
+
+    fn reopen_last_block(&self) -> Result<(), Error> {
+        let Some(last) = self.index.read().last().copied() else {
+            return Ok(());
+        };
+        let Some(block) = self.load(last)? else {
+            return Ok(());
+        };
+        let mut writer = self.writer.lock();
+        writer.open_bytes = block.len_bytes();
+        if writer.open_bytes < BLOCK_BYTES {
+            writer.open = self.changes_of(&block)?;
+        } else {
+            writer.open_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// The block that may hold `at`, with its first revision.
+    fn block_of(&self, at: FullRevision) -> Result<Option<(FullRevision, Arc<Block>)>, Error> {
+        for _ in 0..MAX_READ_TRIES {
+            let Some(first) = self.index.read().range(..=at).next_back().copied() else {
+                return Ok(None);
+            };
+            if let Some(block) = self.cache.get(&first)
+                && block.covers(at)
+            {
+                return Ok(Some((first, block)));
+            }
+            // Not there any more: it was replaced since the index was asked.
+            if let Some(block) = self.load(first)? {
+                self.cache.insert(first, block.clone());
+                return Ok(Some((first, block)));
+            }
+        }
+        let detail = "a block that the index names is missing".to_owned();
+        Err(Error::Damaged { place: format!("{}, revision {}", self.place(), at.main), detail })
+    }
+
+    fn load(&self, first: FullRevision) -> Result<Option<Arc<Block>>, Error> {
+        match self.engine.get(&rows::block_key(first))? {
+            Some(row) => Ok(Some(Arc::new(Block::decode(first, &row)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The change in a place of a block, with its chunks put together; `None` when they were removed meanwhile.
+    fn change(&self, block: &Block, place: usize) -> Result<Option<StoredChange>, Error> {
+        let (change, chunked) = block.change(place);
+        if chunked == 0 {
+            return Ok(Some(change));
+        }
+        let mut pair = Vec::with_capacity(chunked.min(4 << 20));
+        let mut number = 0;
+        while pair.len() < chunked {
+            let Some(row) = self.engine.get(&rows::chunk_key(change.at, number))? else {
+                return Ok(None);
+            };
+            pair.extend_from_slice(&rows::checked(&row, || {
+                format!("chunk {number} of revision {}", change.at.main)
+            })?);
+            number += 1;
+        }
+        Ok(Some(StoredChange { pair: pair.into(), ..change }))
+    }
+
+    fn changes_of(&self, block: &Block) -> Result<Vec<StoredChange>, Error> {
+        let mut changes = Vec::with_capacity(block.len());
+        for place in 0..block.len() {
+            changes.extend(self.change(block, place)?);
+        }
+        Ok(changes)
+    }
+
+    fn place(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    /// Adds the changes of a round to the newest block and to new ones.
+    fn write_changes(
+        writer: &mut Writer,
+        changes: &[StoredChange],
+        ops: &mut Ops,
+        firsts: &mut Vec<FullRevision>,
+    ) {
+        for change in changes {
+            if writer.open_bytes >= BLOCK_BYTES {
+                Self::seal(writer, ops, firsts);
+            }
+            for (number, chunk) in blocks::chunks(change) {
+                ops.put(rows::chunk_key(change.at, number), rows::with_checksum(chunk));
+            }
+            writer.open_bytes += blocks::encoded_len(change);
+            writer.open.push(change.clone());
+        }
+        if !changes.is_empty() {
+            Self::put_block(&writer.open, ops, firsts);
+        }
+    }
+
+    fn seal(writer: &mut Writer, ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
+        Self::put_block(&writer.open, ops, firsts);
+        writer.open.clear();
+        writer.open_bytes = 0;
+    }
+
+    fn put_block(changes: &[StoredChange], ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
+        if let Some(first) = changes.first() {
+            ops.put(rows::block_key(first.at), blocks::encode(changes));
+            firsts.push(first.at);
+        }
+    }
+
+    fn row_delta(&self, round: &Round) -> Result<i64, Error> {
+        let mut delta = 0;
+        // Only the last write of a key counts, and it is compared with what stood there before the round.
+        let mut last = std::collections::HashMap::new();
+        for write in &round.tables {
+            last.insert((write.table, &write.key), &write.value);
+        }
+        for ((table, key), value) in last {
+            if let Some(before) = self.engine.get(&rows::table_key(table, key))? {
+                delta -= signed(row_size(key, &before[rows::CHECKSUM_BYTES.min(before.len())..]));
+            }
+            if let Some(value) = value {
+                delta += signed(row_size(key, value));
+            }
+        }
+        Ok(delta)
+    }
+
+    /// Writes ops with the applied row, then shows them to readers.
+    fn commit(
+        &self,
+        mut ops: Ops,
+        applied: LogPosition,
+        in_use: u64,
+        added: &[FullRevision],
+        removed: &[FullRevision],
+    ) -> Result<(), Error> {
+        ops.put(rows::APPLIED.to_vec(), rows::encode_applied(Applied { position: applied, in_use }));
+        let mut index = self.index.write();
+        self.engine.apply(&ops)?;
+        for first in removed {
+            index.remove(first);
+        }
+        index.extend(added);
+        drop(index);
+        // What was cached under a first revision may have grown or shrunk.
+        for first in removed.iter().chain(added) {
+            self.cache.remove(first);
+        }
+        self.in_use.store(in_use, Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts a run of kept changes back into blocks of full size.
+    fn repack(run: &mut Vec<StoredChange>, ops: &mut Ops, added: &mut Vec<FullRevision>) {
+        let (mut start, mut bytes) = (0, 0);
+        for (place, change) in run.iter().enumerate() {
+            if bytes >= BLOCK_BYTES {
+                Self::put_block(&run[start..place], ops, added);
+                (start, bytes) = (place, 0);
+            }
+            bytes += blocks::encoded_len(change);
+        }
+        Self::put_block(&run[start..], ops, added);
+        run.clear();
+    }
+
+    /// First revisions of the blocks that may hold changes in a span.
+    fn blocks_between(&self, from: FullRevision, end: FullRevision) -> Vec<FullRevision> {
+        let index = self.index.read();
+        let start = index.range(..=from).next_back().copied().unwrap_or(from);
+        index.range(start..).take_while(|first| **first < end).copied().collect()
+    }
+
+    /// The block that holds the first change at or after `at`, unless it lies further on.
+    fn block_at_or_after(&self, at: FullRevision) -> Option<FullRevision> {
+        let index = self.index.read();
+        index.range(..=at).next_back().or_else(|| index.range(at..).next()).copied()
+    }
+}
+
+/// One slice of a compaction: blocks that lose something, or are small, are packed anew with their neighbours.
+#[derive(Default)]
+struct Pass {
+    ops: Ops,
+    added: Vec<FullRevision>,
+    removed: Vec<FullRevision>,
+    /// Kept changes of the blocks removed since the last that stays.
+    run: Vec<StoredChange>,
+    looked_at: usize,
+    dropped_bytes: u64,
+}
+
+impl Pass {
+    fn block(
+        &mut self,
+        first: FullRevision,
+        block: &Block,
+        changes: Vec<StoredChange>,
+        keep: &mut dyn FnMut(&StoredChange) -> bool,
+    ) {
+        self.looked_at += changes.len();
+        let before = changes.len();
+        let mut kept = Vec::with_capacity(before);
+        for change in changes {
+            if keep(&change) {
+                kept.push(change);
+                continue;
+            }
+            self.dropped_bytes += change_size(&change);
+            for (number, _) in blocks::chunks(&change) {
+                self.ops.remove(rows::chunk_key(change.at, number));
+            }
+        }
+        if kept.len() == before && block.len_bytes() >= SMALL_BLOCK_BYTES {
+            return self.close_run();
+        }
+        self.ops.remove(rows::block_key(first));
+        self.removed.push(first);
+        self.run.extend(kept);
+    }
+
+    fn close_run(&mut self) {
+        SledStore::repack(&mut self.run, &mut self.ops, &mut self.added);
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+impl Store for SledStore {
+    fn applied(&self) -> LogPosition {
+        self.writer.lock().applied
+    }
+
+    fn write(&self, round: &Round) -> Result<(), Error> {
+        let bytes: u64 = round.changes.iter().map(change_size).sum();
+        self.engine.check_space(bytes)?;
+        let mut writer = self.writer.lock();
+        let (mut ops, mut firsts) = (Ops::default(), Vec::new());
+        let before = (writer.open.clone(), writer.open_bytes);
+        Self::write_changes(&mut writer, &round.changes, &mut ops, &mut firsts);
+        let delta = self.row_delta(round)?;
+        for write in &round.tables {
+            let key = rows::table_key(write.table, &write.key);
+            match &write.value {
+                Some(value) => ops.put(key, rows::with_checksum(value)),
+                None => ops.remove(key),
+            }
+        }
+        let in_use = (self.in_use.load(Ordering::Acquire) + bytes).saturating_add_signed(delta);
+        if let Err(fault) = self.commit(ops, round.applied, in_use, &firsts, &[]) {
+            (writer.open, writer.open_bytes) = before;
+            return Err(fault);
+        }
+        writer.applied = round.applied;
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<LogPosition, Error> {
+        let applied = self.writer.lock().applied;
+        self.engine.flush()?;
+        self.on_disk.store(self.engine.size_on_disk(), Ordering::Release);
+        Ok(applied)
+    }
+
+    fn read(&self, at: FullRevision) -> Result<Option<StoredChange>, Error> {
+        let Some((_, block)) = self.block_of(at)? else {
+            return Ok(None);
+        };
+        match block.find(at) {
+            Some(place) => self.change(&block, place),
+            None => Ok(None),
+        }
+    }
+
+    fn scan(
+        &self,
+        from: FullRevision,
+        to: FullRevision,
+        visit: &mut dyn FnMut(&StoredChange) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut next = from;
+        while next < to {
+            let Some(first) = self.block_at_or_after(next) else {
+                return Ok(());
+            };
+            // Gone: replaced since the index was asked.
+            let Some(block) = self.load(first)? else {
+                continue;
+            };
+            for place in block.places_from(next) {
+                let Some(change) = self.change(&block, place)? else {
+                    continue;
+                };
+                if change.at >= to || visit(&change).is_break() {
+                    return Ok(());
+                }
+            }
+            next = if block.covers(next) {
+                block.last().successor()
+            } else {
+                let after = (Bound::Excluded(next.max(first)), Bound::Unbounded);
+                match self.index.read().range(after).next() {
+                    Some(following) => *following,
+                    None => return Ok(()),
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn table(&self, table: Table) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let prefix = rows::table_key(table, &[]);
+        let mut found = Vec::new();
+        self.engine.scan(&prefix, &mut |key, row| {
+            let value = rows::checked(row, || format!("a row of the {table:?} table"))?;
+            found.push((Bytes::copy_from_slice(&key[prefix.len()..]), value));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn retain(
+        &self,
+        from: FullRevision,
+        through: Revision,
+        limit: usize,
+        keep: &mut dyn FnMut(&StoredChange) -> bool,
+    ) -> Result<Option<FullRevision>, Error> {
+        let mut writer = self.writer.lock();
+        // The newest block is closed: from here on it is one like the others.
+        writer.open.clear();
+        writer.open_bytes = 0;
+        let end = FullRevision::start_of(Revision(through.0 + 1));
+        let mut pass = Pass::default();
+        let mut next = None;
+        for first in self.blocks_between(from, end) {
+            if pass.looked_at >= limit {
+                next = Some(first.max(from));
+                break;
+            }
+            let Some(block) = self.load(first)? else {
+                continue;
+            };
+            let changes = self.changes_of(&block)?;
+            pass.block(first, &block, changes, &mut |change| {
+                change.at < from || change.at >= end || keep(change)
+            });
+        }
+        pass.close_run();
+        if !pass.removed.is_empty() {
+            let in_use = self.in_use.load(Ordering::Acquire).saturating_sub(pass.dropped_bytes);
+            self.commit(pass.ops, writer.applied, in_use, &pass.added, &pass.removed)?;
+        }
+        Ok(next)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { on_disk: self.on_disk.load(Ordering::Acquire), in_use: self.in_use.load(Ordering::Acquire) }
+    }
+
+    fn defragment(&self) -> Result<bool, Error> {
+        let _writer = self.writer.lock();
+        let more = self.engine.defragment(DEFRAGMENT_ROWS)?;
+        if !more {
+            self.on_disk.store(self.engine.size_on_disk(), Ordering::Release);
+        }
+        Ok(more)
+    }
+}

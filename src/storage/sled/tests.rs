@@ -1,0 +1,253 @@
+//! The sled store against its twin in memory, and against damage.
+
+use std::fs;
+
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::ids::{LogIndex, Term};
+use crate::storage::{MemoryStore, TableWrite};
+
+const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 };
+
+/// sled lets go of its lock some time after the last handle is dropped.
+fn open(directory: &Path) -> SledStore {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        match SledStore::open(directory, &SMALL) {
+            Err(Error::Locked { .. }) if std::time::Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.expect("opened"),
+        }
+    }
+}
+
+fn change(main: i64, sub: u32, length: usize, tombstone: bool) -> StoredChange {
+    let byte = u8::try_from(main % 250).expect("below 250");
+    StoredChange { at: FullRevision::new(main, sub), tombstone, pair: vec![byte; length].into() }
+}
+
+fn position(index: u64) -> LogPosition {
+    LogPosition { index: LogIndex(index), term: Term(3) }
+}
+
+/// A round of a few changes after `main`, now and then a large one.
+fn round(random: &mut SmallRng, index: u64, main: &mut i64) -> Round {
+    let mut changes = Vec::new();
+    for _ in 0..random.random_range(0..6) {
+        *main += 1;
+        for sub in 0..random.random_range(1..4) {
+            let length = if random.random_ratio(1, 50) { 200_000 } else { random.random_range(0..3000) };
+            changes.push(change(*main, sub, length, random.random_ratio(1, 5)));
+        }
+    }
+    let mut tables = Vec::new();
+    for _ in 0..random.random_range(0..3) {
+        let table = if random.random() { Table::Meta } else { Table::Lease };
+        let key = vec![b'k', random.random_range(0..5)].into();
+        let value =
+            random.random_ratio(3, 4).then(|| vec![random.random(); random.random_range(0..40)].into());
+        tables.push(TableWrite { table, key, value });
+    }
+    Round { applied: position(index), changes, tables }
+}
+
+fn contents(store: &dyn Store) -> (LogPosition, u64, Vec<StoredChange>, Vec<Vec<(Bytes, Bytes)>>) {
+    let mut changes = Vec::new();
+    let end = FullRevision::new(i64::MAX, 0);
+    store
+        .scan(FullRevision::default(), end, &mut |change| {
+            changes.push(change.clone());
+            ControlFlow::Continue(())
+        })
+        .expect("scanned");
+    let tables = [Table::Meta, Table::Lease].map(|table| store.table(table).expect("read")).to_vec();
+    (store.applied(), store.sizes().in_use, changes, tables)
+}
+
+fn assert_same(left: &dyn Store, right: &dyn Store, why: &str) {
+    let (left, right) = (contents(left), contents(right));
+    assert_eq!((left.0, left.1, left.2.len(), &left.3), (right.0, right.1, right.2.len(), &right.3), "{why}");
+    assert!(left.2 == right.2, "{why}: changes differ");
+}
+
+#[test]
+fn it_is_its_twin_through_rounds_compactions_restarts_and_defragmentations() {
+    for seed in 0..6 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut sled, memory) = (open(directory.path()), MemoryStore::new());
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut main = 1;
+        for index in 1..=120 {
+            let round = round(&mut random, index, &mut main);
+            sled.write(&round).expect("written");
+            memory.write(&round).expect("written");
+            match random.random_range(0..20) {
+                0 | 1 => {
+                    let (through, odd) = (Revision(random.random_range(0..=main)), random.random_range(2..5));
+                    for store in [&sled as &dyn Store, &memory] {
+                        let mut from = Some(FullRevision::default());
+                        while let Some(start) = from {
+                            from = store
+                                .retain(start, through, 20, &mut |change| change.at.main.0 % odd == 0)
+                                .expect("retained");
+                        }
+                    }
+                }
+                2 => {
+                    sled.flush().expect("flushed");
+                    drop(sled);
+                    sled = open(directory.path());
+                }
+                3 => while sled.defragment().expect("defragmented") {},
+                4 => assert!(sled.defragment().is_ok()),
+                _ => {}
+            }
+            let at = FullRevision::new(random.random_range(0..=main), random.random_range(0..3));
+            assert_eq!(sled.read(at).expect("read"), memory.read(at).expect("read"), "seed {seed}, {index}");
+            if index % 20 == 0 {
+                assert_same(&sled, &memory, &format!("seed {seed}, round {index}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn readers_go_on_while_blocks_are_replaced() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Arc::new(open(directory.path()));
+    for index in 1..=400 {
+        let main = i64::try_from(index).expect("small");
+        let changes = vec![change(main, 0, 900, false)];
+        store.write(&Round { applied: position(index), changes, tables: Vec::new() }).expect("written");
+    }
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|seed| {
+            let (store, done) = (store.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut random = SmallRng::seed_from_u64(seed);
+                while !done.load(Ordering::Acquire) {
+                    let main = random.random_range(1..=40) * 10;
+                    let found = store.read(FullRevision::new(main, 0)).expect("read");
+                    assert_eq!(found, Some(change(main, 0, 900, false)));
+                }
+            })
+        })
+        .collect();
+    for divisor in [2, 5, 10] {
+        let mut from = Some(FullRevision::default());
+        while let Some(start) = from {
+            let keep = &mut |change: &StoredChange| change.at.main.0 % divisor == 0;
+            from = store.retain(start, Revision(400), 20, keep).expect("retained");
+        }
+        while store.defragment().expect("defragmented") {}
+    }
+    done.store(true, Ordering::Release);
+    for reader in readers {
+        reader.join().expect("no reader missed anything");
+    }
+    assert_eq!(contents(&*store).2.len(), 40);
+}
+
+#[test]
+fn what_is_not_a_store_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("member"), "etcd's").expect("written");
+    assert!(matches!(SledStore::open(directory.path(), &SMALL), Err(Error::Damaged { .. })));
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(open(directory.path()));
+    fs::write(directory.path().join("CURRENT"), "decklog store 9 1\n").expect("written");
+    assert!(matches!(SledStore::open(directory.path(), &SMALL), Err(Error::Damaged { .. })));
+}
+
+#[test]
+fn damaged_files_are_named_or_change_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let mut random = SmallRng::seed_from_u64(1);
+    let mut main = 1;
+    for index in 1..=30 {
+        store.write(&round(&mut random, index, &mut main)).expect("written");
+    }
+    store.flush().expect("flushed");
+    let expected = contents(&store);
+    drop(store);
+    let database = directory.path().join("db-1");
+    let names: Vec<_> =
+        fs::read_dir(&database).expect("listed").map(|entry| entry.expect("an entry").path()).collect();
+    let (mut named, mut whole) = (0, 0);
+    for number in 0..60 {
+        let copy = tempfile::tempdir().expect("a directory");
+        copy_tree(directory.path(), copy.path());
+        let name = &names[random.random_range(0..names.len())];
+        let Some(name) = name.file_name().filter(|_| name.is_file()) else {
+            continue;
+        };
+        let path = copy.path().join("db-1").join(name);
+        let mut bytes = fs::read(&path).expect("read");
+        if bytes.is_empty() {
+            continue;
+        }
+        let place = random.random_range(0..bytes.len());
+        bytes[place] ^= 1 << random.random_range(0..8);
+        fs::write(&path, bytes).expect("written");
+        let outcome = read_all(copy.path());
+        match outcome {
+            Err(_) => named += 1,
+            Ok(found) => {
+                assert!(found.0 <= expected.0, "{number}");
+                assert!(expected.2.starts_with(&found.2), "{number}: wrong data was read");
+                whole += 1;
+            }
+        }
+    }
+    assert!(named > 0 && whole > 0, "{named} named, {whole} whole");
+}
+
+type Contents = (LogPosition, Vec<StoredChange>, Vec<StoredChange>);
+
+fn read_all(directory: &Path) -> Result<Contents, Error> {
+    let store = SledStore::open(directory, &SMALL)?;
+    let mut changes = Vec::new();
+    store.scan(FullRevision::default(), FullRevision::new(i64::MAX, 0), &mut |change| {
+        changes.push(change.clone());
+        ControlFlow::Continue(())
+    })?;
+    Ok((store.applied(), Vec::new(), changes))
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("made");
+    for entry in fs::read_dir(from).expect("listed") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("it has a name"));
+        if path.is_dir() {
+            copy_tree(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("copied");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_block_or_damaged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let with_sum = rows::with_checksum(&bytes);
+        drop(Block::decode(FullRevision::default(), &bytes));
+        drop(Block::decode(FullRevision::default(), &with_sum));
+        drop(rows::decode_applied(&with_sum));
+    }
+
+    #[test]
+    fn a_block_gives_back_its_changes(lengths in proptest::collection::vec(0usize..500, 1..30)) {
+        let changes: Vec<_> = (1..).zip(&lengths).map(|(main, length)| change(main, 0, *length, main % 3 == 0)).collect();
+        let block = Block::decode(changes[0].at, &blocks::encode(&changes)).expect("decoded");
+        prop_assert_eq!(block.len(), changes.len());
+        for (place, change) in changes.iter().enumerate() {
+            prop_assert_eq!(&block.change(place).0, change);
+            prop_assert_eq!(block.find(change.at), Some(place));
+        }
+    }
+}

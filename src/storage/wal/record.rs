@@ -1,0 +1,185 @@
+//! Records of the log: a header with its own checksum, then the payload. Decoding is total: any bytes give a
+//! record, the end, or "no record".
+//!
+//! ```text
+//! header   length u32 | payload checksum u32 | flushed u32 | header checksum u32
+//! payload  hard state (term, vote, commit: u64) | count u32 | entries (index u64, term u64, kind u8, length u32, data)
+//! ```
+//! Numbers are little endian. Both checksums are CRC32C over the segment's id, the record's offset and what they
+//! cover: a record of another segment, or from another place, is no record. Records begin at multiples of 8.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::{HardState, WalEntry};
+
+pub(super) const HEADER_BYTES: usize = 16;
+/// A length that no payload has: the segment ends here and the next goes on.
+const END: u32 = u32::MAX;
+/// A length that no payload has: the log was closed in order after what stands before.
+const CLOSED: u32 = u32::MAX - 1;
+const ENTRY_BYTES: usize = 21;
+const PREFIX_BYTES: usize = 28;
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub segment: u64,
+    pub offset: usize,
+}
+
+/// What stands at a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Batch {
+        hard_state: HardState,
+        entries: Vec<WalEntry>,
+        next: usize,
+    },
+    End,
+    Closed {
+        next: usize,
+    },
+    /// Nothing that was written here for this segment.
+    Nothing,
+    /// The header is ours, its payload is not what was written.
+    BadPayload,
+}
+
+/// Appends a record of hard state and entries.
+pub(super) fn encode(
+    out: &mut Vec<u8>,
+    place: Place,
+    flushed: usize,
+    hard_state: HardState,
+    entries: &[WalEntry],
+) {
+    let start = out.len();
+    out.resize(start + HEADER_BYTES, 0);
+    out.put_u64_le(hard_state.term);
+    out.put_u64_le(hard_state.vote);
+    out.put_u64_le(hard_state.commit);
+    out.put_u32_le(u32::try_from(entries.len()).expect("a batch has fewer than 2^32 entries"));
+    for entry in entries {
+        out.put_u64_le(entry.index);
+        out.put_u64_le(entry.term);
+        out.put_u8(entry.kind);
+        out.put_u32_le(u32::try_from(entry.data.len()).expect("an entry is below 4 GiB"));
+        out.put_slice(&entry.data);
+    }
+    let payload = start + HEADER_BYTES;
+    let length = u32::try_from(out.len() - payload).expect("a record is below 4 GiB");
+    let checksum = checksum(place, &out[payload..]);
+    let header = header(place, length, checksum, flushed);
+    out[start..payload].copy_from_slice(&header);
+    out.resize(out.len().next_multiple_of(8), 0);
+}
+
+pub(super) fn end(place: Place, flushed: usize) -> [u8; HEADER_BYTES] {
+    header(place, END, 0, flushed)
+}
+
+pub(super) fn closed(place: Place, flushed: usize) -> [u8; HEADER_BYTES] {
+    header(place, CLOSED, 0, flushed)
+}
+
+/// Bytes that a record takes.
+pub(super) fn size(entries: &[WalEntry]) -> usize {
+    let data: usize = entries.iter().map(|entry| ENTRY_BYTES + entry.data.len()).sum();
+    (HEADER_BYTES + PREFIX_BYTES + data).next_multiple_of(8)
+}
+
+/// An upper bound of the bytes that an entry adds.
+pub(super) fn entry_size(data: usize) -> usize {
+    HEADER_BYTES + PREFIX_BYTES + ENTRY_BYTES + data + 8
+}
+
+pub(super) fn decode(segment: &Bytes, place: Place) -> Found {
+    let Some(Header { length, payload_checksum, .. }) = read_header(segment, place) else {
+        return Found::Nothing;
+    };
+    let start = place.offset + HEADER_BYTES;
+    match length {
+        END => return Found::End,
+        CLOSED => return Found::Closed { next: start },
+        _ => {}
+    }
+    let Some(end) = start.checked_add(length as usize).filter(|end| *end <= segment.len()) else {
+        return Found::BadPayload;
+    };
+    let payload = segment.slice(start..end);
+    if checksum(place, &payload) != payload_checksum {
+        return Found::BadPayload;
+    }
+    match decode_payload(payload) {
+        Some((hard_state, entries)) => Found::Batch { hard_state, entries, next: end.next_multiple_of(8) },
+        None => Found::BadPayload,
+    }
+}
+
+/// How far the segment was flushed when the record at this place was written; `None` when there is none.
+pub(super) fn flushed_mark(segment: &[u8], place: Place) -> Option<usize> {
+    read_header(segment, place).map(|header| header.flushed as usize)
+}
+
+struct Header {
+    length: u32,
+    payload_checksum: u32,
+    flushed: u32,
+}
+
+fn read_header(segment: &[u8], place: Place) -> Option<Header> {
+    let mut bytes = segment.get(place.offset..place.offset.checked_add(HEADER_BYTES)?)?;
+    if bytes[..4] == [0; 4] {
+        return None;
+    }
+    let sum = checksum(place, &bytes[..12]);
+    let header = Header {
+        length: bytes.get_u32_le(),
+        payload_checksum: bytes.get_u32_le(),
+        flushed: bytes.get_u32_le(),
+    };
+    (bytes.get_u32_le() == sum).then_some(header)
+}
+
+fn header(place: Place, length: u32, payload_checksum: u32, flushed: usize) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[0..4].copy_from_slice(&length.to_le_bytes());
+    header[4..8].copy_from_slice(&payload_checksum.to_le_bytes());
+    let flushed = u32::try_from(flushed).expect("a segment is below 4 GiB");
+    header[8..12].copy_from_slice(&flushed.to_le_bytes());
+    let sum = checksum(place, &header[..12]);
+    header[12..16].copy_from_slice(&sum.to_le_bytes());
+    header
+}
+
+fn checksum(place: Place, bytes: &[u8]) -> u32 {
+    let sum = crc32c::crc32c(&place.segment.to_le_bytes());
+    let sum = crc32c::crc32c_append(sum, &(place.offset as u64).to_le_bytes());
+    crc32c::crc32c_append(sum, bytes)
+}
+
+fn decode_payload(mut payload: Bytes) -> Option<(HardState, Vec<WalEntry>)> {
+    let hard_state = HardState {
+        term: payload.try_get_u64_le().ok()?,
+        vote: payload.try_get_u64_le().ok()?,
+        commit: payload.try_get_u64_le().ok()?,
+    };
+    let count = payload.try_get_u32_le().ok()? as usize;
+    if count > payload.len() / ENTRY_BYTES {
+        return None;
+    }
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let index = payload.try_get_u64_le().ok()?;
+        let term = payload.try_get_u64_le().ok()?;
+        let kind = payload.try_get_u8().ok()?;
+        let length = payload.try_get_u32_le().ok()? as usize;
+        if length > payload.len() {
+            return None;
+        }
+        // A copy: a slice would keep the whole segment in memory.
+        let data = Bytes::copy_from_slice(&payload.split_to(length));
+        entries.push(WalEntry { index, term, kind, data });
+    }
+    payload.is_empty().then_some((hard_state, entries))
+}
