@@ -6,8 +6,8 @@ mod lease;
 mod maintenance;
 
 use decklog::wire::etcdserverpb::{
-    AlarmRequest, DowngradeRequest, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MemberUpdateRequest, MoveLeaderRequest,
+    DowngradeRequest, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+    MoveLeaderRequest,
 };
 use tonic::Code;
 
@@ -28,7 +28,6 @@ pub struct Row {
 
 pub enum Ask {
     Step(Step),
-    Alarm(AlarmRequest),
     Downgrade(DowngradeRequest),
     MoveLeader(MoveLeaderRequest),
     MemberAdd(MemberAddRequest),
@@ -45,8 +44,6 @@ pub enum Etcd35 {
     Same,
     /// It must not be asked, for this reason.
     NotAsked(&'static str),
-    /// Refuses it otherwise.
-    Refuses(Code, &'static str),
 }
 
 impl Row {
@@ -66,26 +63,21 @@ pub async fn wrong_answers(pair: &mut Pair) -> Vec<String> {
     prepare(&mut pair.decklog).await;
     let mut wrong = Vec::new();
     for row in kv::rows().into_iter().chain(lease::rows()).chain(maintenance::rows()).chain(cluster::rows()) {
-        let as_37 = (row.code, row.text);
-        let (as_35, asked) = match row.etcd {
-            Etcd35::Same => (as_37, true),
-            Etcd35::Refuses(code, text) => ((code, text), true),
+        let asked = match row.etcd {
+            Etcd35::Same => true,
             Etcd35::NotAsked(reason) => {
                 println!("not asked of etcd 3.5: {} ({reason})", row.what);
-                (as_37, false)
+                false
             }
         };
         let itself = pair.comparison == Comparison::EtcdWithItself;
-        let sides = [
-            ("etcd", &mut pair.etcd, as_35, asked),
-            ("decklog", &mut pair.decklog, if itself { as_35 } else { as_37 }, asked || !itself),
-        ];
-        for (name, side, (code, text), asked) in sides {
+        let sides = [("etcd", &mut pair.etcd, asked), ("decklog", &mut pair.decklog, asked || !itself)];
+        for (name, side, asked) in sides {
             if !asked {
                 continue;
             }
             let answer = ask(side, &row.ask).await;
-            let expected = Answer::Failed { code, text: text.to_owned() };
+            let expected = Answer::Failed { code: row.code, text: row.text.to_owned() };
             if answer != expected {
                 wrong.push(format!("{name}: {}\n  expected {expected:?}\n  answered {answer:?}", row.what));
             }
@@ -105,7 +97,6 @@ async fn prepare(side: &mut Side) {
 async fn ask(side: &mut Side, ask: &Ask) -> Answer {
     match ask {
         Ask::Step(step) => side.ask(step).await,
-        Ask::Alarm(request) => refusal(side.maintenance.alarm(*request).await),
         Ask::Downgrade(request) => refusal(side.maintenance.downgrade(request.clone()).await),
         Ask::MoveLeader(request) => refusal(side.maintenance.move_leader(*request).await),
         Ask::MemberAdd(request) => refusal(side.cluster.member_add(request.clone()).await),

@@ -17,6 +17,7 @@ mod programs;
 mod resolve;
 mod run;
 mod side;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use crate::answer::Answer;
 use crate::compare::Comparison;
 use crate::programs::Step;
 use crate::side::Side;
+use crate::watching::unlike;
 
 /// The two servers that get the same requests.
 pub struct Pair {
@@ -66,12 +67,16 @@ impl Pair {
     }
 
     async fn run_step(&mut self, step: &Step) -> Result<(), [String; 2]> {
-        if matches!(step, Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. }) {
-            return Ok(());
+        if !matches!(step, Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. }) {
+            let (etcd, decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
+            *self.tally.entry(etcd.kind()).or_default() += 1;
+            self.compare(step, etcd, decklog)?;
         }
-        let (etcd, decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
-        *self.tally.entry(etcd.kind()).or_default() += 1;
-        self.compare(step, etcd, decklog)
+        let (etcd, decklog) = tokio::join!(self.etcd.watch(step), self.decklog.watch(step));
+        match (&etcd, &decklog) {
+            (Ok(etcd), Ok(decklog)) => unlike(etcd, decklog).map_or(Ok(()), Err),
+            _ => Err([format!("{etcd:?}"), format!("{decklog:?}")]),
+        }
     }
 
     fn compare(&self, step: &Step, etcd: Answer, decklog: Answer) -> Result<(), [String; 2]> {

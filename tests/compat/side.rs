@@ -16,6 +16,7 @@ use crate::answer::Answer;
 use crate::programs::Step;
 use crate::resolve::Meaning;
 use crate::servers::Server;
+use crate::watching::{Watched, Watching};
 
 pub struct Side {
     pub server: Server,
@@ -24,6 +25,10 @@ pub struct Side {
     pub maintenance: MaintenanceClient<Channel>,
     pub cluster: ClusterClient<Channel>,
     pub meaning: Meaning,
+    /// The store's revision, and the greatest compacted one, as far as answers told.
+    revision: i64,
+    compacted: i64,
+    watching: Option<Watching>,
 }
 
 impl Side {
@@ -35,20 +40,30 @@ impl Side {
             maintenance: MaintenanceClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             meaning: Meaning::default(),
+            revision: 0,
+            compacted: 0,
+            watching: None,
             server,
         }
     }
 
     /// Asks for what is not a watch; the answer is neutral.
     pub async fn ask(&mut self, step: &Step) -> Answer {
-        let answer = match self.meaning.resolve(step) {
+        let mut answer = match self.meaning.resolve(step) {
             Step::Range(request) => Answer::of(self.kv.range(request).await, Answer::Range),
             Step::Put(request) => Answer::of(self.kv.put(request).await, Answer::Put),
             Step::DeleteRange(request) => {
                 Answer::of(self.kv.delete_range(request).await, Answer::DeleteRange)
             }
             Step::Txn(request) => Answer::of(self.kv.txn(request).await, Answer::Txn),
-            Step::Compact(request) => Answer::of(self.kv.compact(request).await, Answer::Compact),
+            Step::Compact(request) => {
+                let revision = request.revision;
+                let answer = Answer::of(self.kv.compact(request).await, Answer::Compact);
+                if matches!(answer, Answer::Compact(_)) {
+                    self.compacted = revision;
+                }
+                answer
+            }
             Step::HashKv(request) => Answer::of(self.maintenance.hash_kv(request).await, Answer::HashKv),
             Step::LeaseGrant(request) => {
                 let chosen_by_server = request.id == 0;
@@ -72,7 +87,31 @@ impl Side {
                 unreachable!("watch steps go to the side's watch streams")
             }
         };
+        self.revision = answer.header().map_or(self.revision, |header| header.revision.max(self.revision));
         self.meaning.neutral(answer)
+    }
+
+    /// Does what the step asks of watches, if it does, and waits for all that open watches have to deliver.
+    /// Watches are opened with the first step that asks for one.
+    pub async fn watch(&mut self, step: &Step) -> Result<Watched, Status> {
+        let Self { revision, compacted, .. } = *self;
+        let watching = match (&mut self.watching, step) {
+            (Some(watching), _) => watching,
+            (none, Step::WatchCreate(_)) => {
+                // What is compacted, no watch can ask for.
+                let start = compacted.max(self.meaning.base_revision + 1);
+                none.insert(Watching::open(&self.server.channel, start, revision).await?)
+            }
+            (None, _) => return Ok(Watched::new()),
+        };
+        match self.meaning.resolve(step) {
+            Step::WatchCreate(request) => watching.create(request, revision, compacted).await?,
+            Step::WatchCancel { stream, id } => watching.cancel(stream, id).await?,
+            Step::WatchProgress { stream } => watching.progress(stream, revision).await?,
+            _ => {}
+        }
+        watching.settle(revision).await?;
+        Ok(watching.watched(&self.meaning))
     }
 
     /// Starts a program: its numbers count from here.
@@ -80,6 +119,8 @@ impl Side {
         let request = RangeRequest { key: "x".into(), ..Default::default() };
         let header = self.kv.range(request).await?.into_inner().header.unwrap_or_default();
         self.meaning = Meaning { base_revision: header.revision, chosen_leases: Vec::new() };
+        (self.revision, self.compacted) = (header.revision, header.revision);
+        self.watching = None;
         Ok(())
     }
 
