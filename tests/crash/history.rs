@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use decklog::wire::etcdserverpb::watch_client::WatchClient;
 use decklog::wire::etcdserverpb::watch_request::RequestUnion;
 use decklog::wire::etcdserverpb::{RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse};
 use decklog::wire::{EventType, KeyValue};
-use decklog::wire::etcdserverpb::watch_client::WatchClient;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -94,10 +94,8 @@ impl History {
         };
         let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         // The stream of requests stays open: its end would end the watch.
-        let requests = futures_util::StreamExt::chain(
-            tokio_stream::iter([request]),
-            futures_util::stream::pending(),
-        );
+        let requests =
+            futures_util::StreamExt::chain(tokio_stream::iter([request]), futures_util::stream::pending());
         let Ok(answers) = watch.watch(requests).await else {
             return;
         };
@@ -157,7 +155,8 @@ impl History {
         let now = answer.header.expect("every answer has a header").revision;
         let at = if revision == 0 { now } else { revision };
         self.reaches(at).await;
-        let found: BTreeMap<String, Version> = answer.kvs.iter().map(|pair| version_of(&pair.decode().expect("a pair"))).collect();
+        let found: BTreeMap<String, Version> =
+            answer.kvs.iter().map(|pair| version_of(&pair.decode().expect("a pair"))).collect();
         let expected = self.state_at(at);
         for (key, version) in &expected {
             assert_eq!(found.get(key), Some(version), "{key} at revision {at}");

@@ -8,7 +8,8 @@ use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::lease_client::LeaseClient;
 use decklog::wire::etcdserverpb::request_op::Request;
 use decklog::wire::etcdserverpb::{
-    DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RequestOp, ResponseHeader, TxnRequest,
+    DeleteRangeRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, PutRequest, RequestOp,
+    ResponseHeader, TxnRequest,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -118,9 +119,13 @@ impl Writer {
     async fn put_pair(&mut self, clients: &mut Clients) -> Result<(), Status> {
         let number = self.number();
         let keys = ["a", "b"].map(|half| format!("{}/{half}", self.name));
-        self.attempt(keys.iter().map(|key| Change { key: key.clone(), number: Some(number) }).collect(), None);
+        self.attempt(
+            keys.iter().map(|key| Change { key: key.clone(), number: Some(number) }).collect(),
+            None,
+        );
         let op = |key| RequestOp { request: Some(Request::RequestPut(put(key, number, 0))) };
-        let request = TxnRequest { success: keys.iter().map(|key| op(key)).collect(), ..TxnRequest::default() };
+        let request =
+            TxnRequest { success: keys.iter().map(|key| op(key)).collect(), ..TxnRequest::default() };
         let answer = clients.kv.txn(request).await?.into_inner();
         self.acknowledge(answer.header, true);
         Ok(())
@@ -146,7 +151,8 @@ impl Writer {
         }
         let id = self.random.random_range(1..i64::MAX);
         self.attempt(Vec::new(), Some(LeaseChange::Grant(id)));
-        let answer = clients.lease.lease_grant(LeaseGrantRequest { ttl: LEASE_SECONDS, id }).await?.into_inner();
+        let answer =
+            clients.lease.lease_grant(LeaseGrantRequest { ttl: LEASE_SECONDS, id }).await?.into_inner();
         self.acknowledge(answer.header, false);
         let (key, number) = (self.lease_key(id), self.number());
         let change = Change { key: key.clone(), number: Some(number) };
@@ -197,12 +203,13 @@ impl Writer {
     }
 
     fn apply(&mut self, change: Option<LeaseChange>) {
-        match change {
-            Some(LeaseChange::Grant(id)) => drop(self.leases.insert(id, false)),
-            Some(LeaseChange::Attach(id)) => drop(self.leases.insert(id, true)),
-            Some(LeaseChange::Revoke(id)) => drop(self.leases.remove(&id)),
-            None => {}
-        }
+        let known = match change {
+            Some(LeaseChange::Grant(id)) => self.leases.insert(id, false).is_none(),
+            Some(LeaseChange::Attach(id)) => self.leases.insert(id, true) == Some(false),
+            Some(LeaseChange::Revoke(id)) => self.leases.remove(&id).is_some(),
+            None => true,
+        };
+        assert!(known, "{change:?} does not fit what this writer knows");
     }
 
     /// Compares the history through `now` with what was acknowledged since the last check: exactly that, in that
@@ -214,9 +221,13 @@ impl Writer {
         let mine = |changes: &Vec<Change>| changes.iter().any(|change| change.key.starts_with(&prefix));
         let mut told = revisions.range(self.checked + 1..=now).filter(|(_, changes)| mine(changes));
         for (changes, revision) in self.done.drain(..) {
-            let (at, found) = told.next().unwrap_or_else(|| panic!("lost: {changes:?} of revision {revision:?}"));
+            let (at, found) =
+                told.next().unwrap_or_else(|| panic!("lost: {changes:?} of revision {revision:?}"));
             assert_eq!(*found, changes, "at revision {at}, acknowledged at {revision:?}");
-            assert!(revision.is_none_or(|revision| revision == *at), "{changes:?} moved: {revision:?} to {at}");
+            assert!(
+                revision.is_none_or(|revision| revision == *at),
+                "{changes:?} moved: {revision:?} to {at}"
+            );
         }
         let more = told.next();
         assert_eq!(told.next(), None, "written by nobody");
@@ -248,6 +259,6 @@ impl Writer {
 
 /// The ids of the leases that the server knows.
 pub async fn live_leases(process: &Process) -> BTreeSet<i64> {
-    let answer = process.lease().lease_leases(Default::default()).await.expect("a list of leases");
+    let answer = process.lease().lease_leases(LeaseLeasesRequest {}).await.expect("a list of leases");
     answer.into_inner().leases.iter().map(|lease| lease.id).collect()
 }
