@@ -83,6 +83,22 @@ impl Crowd {
         checked.unwrap_or_else(|_| panic!("the check takes too long; the watch has come to {told}"));
     }
 
+    /// Reads all that is left of the history once more and compares it.
+    pub async fn check_retold(&self, process: &Process) {
+        let oldest = self.keeper.compacted().max(1);
+        let retold = History::behind(oldest);
+        let watch = tokio::spawn(retold.clone().follow(process.watch()));
+        let reached = tokio::time::timeout(CHECK_DEADLINE, retold.reaches(self.history.last())).await;
+        watch.abort();
+        reached.unwrap_or_else(|_| panic!("a watch from {oldest} on stops at {}", retold.last()));
+        let known = self.history.revisions();
+        let known: Vec<_> = known.range(oldest + 1..).collect();
+        assert!(
+            retold.revisions().iter().eq(known),
+            "the history from {oldest} on is not the one told before"
+        );
+    }
+
     /// What happened, for people.
     pub fn summary(&self) -> String {
         let sum = |of: fn(&Writer) -> u64| self.writers.iter().map(of).sum::<u64>();

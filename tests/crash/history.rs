@@ -66,7 +66,12 @@ fn key_of(pair: &KeyValue) -> String {
 impl History {
     /// Of a new server, whose first change will be revision 2.
     pub fn new() -> Self {
-        Self { revisions: Arc::default(), last: watch::Sender::new(1) }
+        Self::behind(1)
+    }
+
+    /// Of what comes behind a revision.
+    pub fn behind(revision: i64) -> Self {
+        Self { revisions: Arc::default(), last: watch::Sender::new(revision) }
     }
 
     /// The last revision that a watch has told.

@@ -2,6 +2,7 @@
 //! there after the next start, or the start is refused. Seeds are printed and taken from `DECKLOG_CRASH_SEED`.
 
 mod crowd;
+mod damage;
 mod history;
 mod keeper;
 mod process;

@@ -219,7 +219,7 @@ impl Writer {
         let prefix = format!("{}/", self.name);
         let revisions = history.revisions();
         let mine = |changes: &Vec<Change>| changes.iter().any(|change| change.key.starts_with(&prefix));
-        let mut told = revisions.range(self.checked + 1..=now).filter(|(_, changes)| mine(changes));
+        let mut told = revisions.range(self.checked + 1..now + 1).filter(|(_, changes)| mine(changes));
         for (changes, revision) in self.done.drain(..) {
             let (at, found) =
                 told.next().unwrap_or_else(|| panic!("lost: {changes:?} of revision {revision:?}"));
