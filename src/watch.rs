@@ -56,7 +56,8 @@ pub enum Refusal {
     EmptyRange,
     #[error("mvcc: duplicate watch ID provided on the WatchStream")]
     DuplicateId,
-    #[error("mvcc: required revision has been compacted")]
+    /// As etcd: this one carries the text of the gRPC error.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
     NegativeStart,
 }
 
