@@ -1,7 +1,8 @@
 /*
  * Loaded before the server's libraries (LD_PRELOAD): syncs that fail, and a power cut.
  *
- * DECKLOG_FAULT_FLAG=file: while the file exists, every sync fails with EIO.
+ * DECKLOG_FAULT_FLAG=file, DECKLOG_FAULT_IN=directory: while the file exists, every sync in the directory fails
+ * with EIO.
  *
  * DECKLOG_SHADOW_FROM=directory, DECKLOG_SHADOW_TO=directory: TO/tree always holds what a power cut would leave of
  * FROM: a file's bytes as of its last fsync or fdatasync, a directory's names as of its last fsync. What was
@@ -32,7 +33,7 @@
 
 enum { WHOLE = 256 << 10, PAGE = 4 << 10, PATH = 2 * PATH_MAX };
 
-static const char *flag, *from, *to;
+static const char *flag, *fault_in, *from, *to;
 static long cut_at, syncs;
 static unsigned int seed;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -129,6 +130,7 @@ static void sync_names(const char *real, const char *shadow, int everything) {
 __attribute__((constructor)) static void begin(void) {
     char path[PATH];
     flag = getenv("DECKLOG_FAULT_FLAG");
+    fault_in = getenv("DECKLOG_FAULT_IN");
     from = getenv("DECKLOG_SHADOW_FROM");
     to = getenv("DECKLOG_SHADOW_TO");
     const char *cut = getenv("DECKLOG_SHADOW_CUT"), *seed_text = getenv("DECKLOG_SHADOW_SEED");
@@ -142,19 +144,30 @@ __attribute__((constructor)) static void begin(void) {
     if (access(from, F_OK) == 0) sync_names(from, path, 1);
 }
 
-static void shadow_sync(int fd) {
-    char link_path[64], path[PATH_MAX], mirrored[PATH];
-    struct stat found;
+/* Whether an open file lies in a directory, or is it; its path goes to `path`. */
+static int lies_in(int fd, const char *directory, char *path) {
+    char link_path[64];
     snprintf(link_path, sizeof link_path, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link_path, path, sizeof path - 1);
-    size_t root = strlen(from);
-    if (length < 0 || strncmp(path, from, root) != 0) return;
+    ssize_t length = readlink(link_path, path, PATH_MAX - 1);
+    if (length < 0) return 0;
     path[length] = 0;
-    if (fstat(fd, &found) != 0 || found.st_nlink == 0 || (path[root] != '/' && path[root] != 0)) return;
+    size_t root = strlen(directory);
+    return strncmp(path, directory, root) == 0 && (path[root] == '/' || path[root] == 0);
+}
+
+static int fails(int fd) {
+    char path[PATH_MAX];
+    return flag && fault_in && access(flag, F_OK) == 0 && lies_in(fd, fault_in, path);
+}
+
+static void shadow_sync(int fd) {
+    char path[PATH_MAX], mirrored[PATH];
+    struct stat found;
+    if (!lies_in(fd, from, path) || fstat(fd, &found) != 0 || found.st_nlink == 0) return;
     pthread_mutex_lock(&lock);
     int torn = ++syncs == cut_at;
     if (S_ISDIR(found.st_mode)) {
-        snprintf(mirrored, sizeof mirrored, "%s/tree%s", to, path + root);
+        snprintf(mirrored, sizeof mirrored, "%s/tree%s", to, path + strlen(from));
         if (!torn || rand_r(&seed) % 2) sync_names(path, mirrored, 0);
     } else {
         sync_bytes(path, torn);
@@ -164,7 +177,7 @@ static void shadow_sync(int fd) {
 }
 
 static int sync_with(const char *name, int fd) {
-    if (flag && access(flag, F_OK) == 0) {
+    if (fails(fd)) {
         errno = EIO;
         return -1;
     }
@@ -179,7 +192,7 @@ int fsync(int fd) { return sync_with("fsync", fd); }
 int fdatasync(int fd) { return sync_with("fdatasync", fd); }
 
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned int flags) {
-    if (flag && access(flag, F_OK) == 0) {
+    if (fails(fd)) {
         errno = EIO;
         return -1;
     }
