@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use crate::crowd::Crowd;
 use crate::process::Member;
-use crate::seed;
+use crate::{seed, variable};
+use rand::Rng;
 
 /// How long the load lasts before the disk fails.
 const LOAD: Duration = Duration::from_millis(700);
 const WRITERS: usize = 4;
+/// Power cuts, unless `DECKLOG_CUTS` says otherwise.
+const CUTS: u64 = 20;
+/// The sync that is cut, counted from the start of the process.
+const SYNCS: std::ops::Range<u32> = 1..400;
 
 /// Compiles `faults.c` into `folder`. Without a compiler, says on stdout that `test` is skipped; panics when
 /// `DECKLOG_REQUIRE_PEERS=1`, so that a gate cannot pass by having no compiler.
@@ -76,4 +81,40 @@ async fn a_failing_fsync_stops_the_process() {
         crowd.check(&process).await;
         process.kill();
     }
+}
+
+/// Cuts the power in a random sync, again and again: each life begins on what the cut before left.
+#[tokio::test]
+async fn power_cut() {
+    let seed = seed("power_cut");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(library) = library_or_skip("power_cut", folder.path()) else {
+        return;
+    };
+    let mut crowd = Crowd::new(WRITERS, seed);
+    let member = Member::new(&folder.path().join("data"));
+    for number in 0..variable("DECKLOG_CUTS").unwrap_or(CUTS) {
+        let shadow = folder.path().join(format!("shadow-{number}"));
+        fs::create_dir(&shadow).expect("a folder can be made");
+        let last_sync = crowd.random.random_range(SYNCS);
+        let shadowed = member
+            .with_variable("LD_PRELOAD", &library)
+            .with_variable("DECKLOG_SHADOW_FROM", &member.data)
+            .with_variable("DECKLOG_SHADOW_TO", &shadow)
+            .with_variable("DECKLOG_SHADOW_CUT", last_sync.to_string())
+            .with_variable("DECKLOG_SHADOW_SEED", crowd.random.random::<u32>().to_string());
+        // A cut may come during the start.
+        let started = shadowed.try_start().await;
+        if let Ok(mut process) = started {
+            crowd = crowd.begin(&process).end(async || drop(process.wait_for_end().await)).await;
+        }
+        fs::remove_dir_all(&member.data).expect("the data directory can be removed");
+        fs::rename(shadow.join("tree"), &member.data).expect("the shadow can take its place");
+        fs::remove_dir_all(&shadow).expect("the shadow can be removed");
+        let process = member.start().await;
+        crowd.check(&process).await;
+        crowd.check_retold(&process).await;
+        process.kill();
+    }
+    println!("{}", crowd.summary());
 }
