@@ -16,8 +16,10 @@ use crate::crowd::Crowd;
 use crate::process::{Ended, Member};
 use crate::{seed, variable};
 
-/// How long the load lasts whose files are then damaged.
+/// How long the load lasts at least whose files are then damaged.
 const LOAD: Duration = Duration::from_millis(1500);
+const CUT_DEADLINE: Duration = Duration::from_secs(120);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WRITERS: usize = 4;
 /// Unless `DECKLOG_FLIPS` says otherwise.
 const FLIPS: u64 = 24;
@@ -36,12 +38,17 @@ struct Place {
 }
 
 impl Crashed {
-    async fn new(seed: u64) -> Self {
+    /// `cut`: the log's first segment is gone, so that only the store holds what stood in it.
+    async fn new(seed: u64, cut: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let member = Member::new(&folder.path().join("base"));
         let process = member.start().await;
         let life = Crowd::new(WRITERS, seed).begin(&process);
         tokio::time::sleep(LOAD).await; // the length of a life, not a wait for something
+        if cut {
+            let wait = wait_for_cut(&member.data);
+            tokio::time::timeout(CUT_DEADLINE, wait).await.expect("the log is cut under load");
+        }
         let mut crowd = life.end(async || process.kill()).await;
         // What was in doubt is settled, once for all the copies.
         let process = member.start().await;
@@ -84,6 +91,14 @@ impl Crashed {
     }
 }
 
+async fn wait_for_cut(data: &Path) {
+    let first = data.join("wal").join(format!("{:016x}.wal", 1));
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    while first.exists() {
+        looks.tick().await;
+    }
+}
+
 pub fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder can be made");
     for entry in fs::read_dir(from).expect("a folder") {
@@ -120,7 +135,7 @@ fn assert_refused_well(ended: &Ended, named: &str) {
 
 #[tokio::test]
 async fn garbage_at_the_end_of_the_log() {
-    let mut crashed = Crashed::new(seed("garbage_at_the_end_of_the_log")).await;
+    let mut crashed = Crashed::new(seed("garbage_at_the_end_of_the_log"), false).await;
     let (records, end) = crashed.log_places();
     let segment = Path::new("wal").join(&end.segment);
     let whole = fs::read(crashed.base().join(&segment)).expect("the last segment");
@@ -153,7 +168,7 @@ async fn garbage_at_the_end_of_the_log() {
 
 #[tokio::test]
 async fn bit_flips_in_the_log() {
-    let mut crashed = Crashed::new(seed("bit_flips_in_the_log")).await;
+    let mut crashed = Crashed::new(seed("bit_flips_in_the_log"), true).await;
     let (mut records, end) = crashed.log_places();
     records.push(end);
     let mut refused = 0;
@@ -177,7 +192,7 @@ async fn bit_flips_in_the_log() {
 
 #[tokio::test]
 async fn bit_flips_in_the_store() {
-    let mut crashed = Crashed::new(seed("bit_flips_in_the_store")).await;
+    let mut crashed = Crashed::new(seed("bit_flips_in_the_store"), true).await;
     let mut refused = 0;
     let flips = variable("DECKLOG_FLIPS").unwrap_or(FLIPS);
     for _ in 0..flips {

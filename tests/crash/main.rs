@@ -3,6 +3,7 @@
 
 mod crowd;
 mod damage;
+mod faults;
 mod history;
 mod keeper;
 mod process;
