@@ -41,7 +41,7 @@ impl Alarms {
     pub fn list(&self, kind: AlarmType) -> Vec<AlarmMember> {
         let active = self.active.load();
         let wanted = active.iter().filter(|alarm| kind == AlarmType::None || alarm.kind == kind as i32);
-        wanted.map(Alarm::to_wire).collect()
+        wanted.map(|alarm| alarm.to_wire()).collect()
     }
 
     pub fn is_active(&self, kind: AlarmType) -> bool {
@@ -70,7 +70,7 @@ impl Alarms {
 }
 
 impl Alarm {
-    fn to_wire(&self) -> AlarmMember {
+    fn to_wire(self) -> AlarmMember {
         AlarmMember { member_id: self.member.0, alarm: self.kind }
     }
 

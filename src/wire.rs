@@ -158,26 +158,36 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Every RPC of `proto/`: service, method, whether the client streams, whether the server does.
 pub const RPCS: &[(&str, &str, bool, bool)] = include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
 
-macro_rules! packages {
-    ($($(#[$doc:meta])* $module:ident = $package:literal;)*) => {
-        $($(#[$doc])* #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated from proto/")]
-        pub mod $module { tonic::include_proto!($package); })*
-    };
-}
+pub use generated::{authpb, etcdserverpb, health, log, membershippb, v3electionpb, v3lockpb};
 
-packages! {
+#[expect(clippy::allow_attributes, clippy::too_many_lines, reason = "generated from proto/")]
+mod generated {
     /// The services and their messages.
-    etcdserverpb = "etcdserverpb";
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
     /// Users, roles, permissions.
-    authpb = "authpb";
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
     /// Members as the log holds them.
-    membershippb = "membershippb";
+    pub mod membershippb {
+        tonic::include_proto!("membershippb");
+    }
     /// The lock service.
-    v3lockpb = "v3lockpb";
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
     /// The election service.
-    v3electionpb = "v3electionpb";
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
     /// The health service.
-    health = "grpc.health.v1";
+    pub mod health {
+        tonic::include_proto!("grpc.health.v1");
+    }
     /// The raft log's entries.
-    log = "decklog";
+    pub mod log {
+        tonic::include_proto!("decklog");
+    }
 }

@@ -39,7 +39,8 @@ mod tests {
             "# Flags\n\nMade from `src/config/flags.rs` (`DECKLOG_WRITE_DOCS=1 cargo test --lib flags_document`). Every flag of etcd 3.7 parses, \
              as `--flag=value`, `--flag value`, `-flag`, as a variable `ETCD_FLAG`, or in a file.\n",
         );
-        let sections: [(&str, fn(&Flag) -> Option<&'static str>); 3] = [
+        type Note = fn(&Flag) -> Option<&'static str>;
+        let sections: [(&str, Note); 3] = [
             ("Honoured", |flag| (flag.action == Use::Honoured).then_some(flag.help)),
             ("Accepted, without effect, with a warning at start", |flag| match flag.action {
                 Use::Ignored(why) => Some(why),

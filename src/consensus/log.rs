@@ -51,8 +51,7 @@ impl RaftLog {
         }
         let last = entries.back().map_or(applied.index.0, |entry: &Entry| entry.index);
         hard_state.commit = content.hard_state.commit.clamp(applied.index.0, last);
-        let mut conf_state = ConfState::default();
-        conf_state.voters = vec![member.0];
+        let conf_state = ConfState { voters: vec![member.0], ..ConfState::default() };
         Ok(Self { wal, timers, base: applied, entries, hard_state, conf_state })
     }
 
@@ -174,8 +173,7 @@ fn from_raft(entry: &Entry) -> WalEntry {
 }
 
 fn to_raft(stored: WalEntry) -> Result<Entry, Error> {
-    let mut entry = Entry::default();
-    entry.entry_type = match stored.kind {
+    let entry_type = match stored.kind {
         0 => EntryType::EntryNormal,
         1 => EntryType::EntryConfChange,
         2 => EntryType::EntryConfChangeV2,
@@ -184,10 +182,8 @@ fn to_raft(stored: WalEntry) -> Result<Entry, Error> {
             return Err(Error::Damaged { place: format!("log entry {}", stored.index), detail });
         }
     };
-    entry.index = stored.index;
-    entry.term = stored.term;
-    entry.data = stored.data;
-    Ok(entry)
+    let WalEntry { index, term, data, .. } = stored;
+    Ok(Entry { entry_type, index, term, data, ..Entry::default() })
 }
 
 impl raft::Storage for RaftLog {

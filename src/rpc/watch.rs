@@ -99,7 +99,7 @@ impl Stream for Responses {
             return Poll::Ready(Some(Ok(piece)));
         }
         match self.responses.poll_next(context) {
-            Poll::Ready(Some(Queued { answer, .. })) => Poll::Ready(Some(Ok(self.to_response(answer)))),
+            Poll::Ready(Some(Queued { answer, .. })) => Poll::Ready(Some(Ok(self.response_of(answer)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
@@ -107,7 +107,7 @@ impl Stream for Responses {
 }
 
 impl Responses {
-    fn to_response(&mut self, answer: Answer) -> pb::WatchResponse {
+    fn response_of(&mut self, answer: Answer) -> pb::WatchResponse {
         match answer {
             Answer::Created { id, revision } => {
                 pb::WatchResponse { created: true, ..self.response(id, revision) }

@@ -46,16 +46,20 @@ pub struct Services {
     pub health: HealthServer<rpc::HealthService>,
 }
 
+/// The services that have something behind them.
+pub struct ServiceParts {
+    pub kv: rpc::KvService,
+    pub watch: rpc::WatchService,
+    pub lease: rpc::LeaseService,
+    pub cluster: rpc::ClusterService,
+    pub maintenance: rpc::MaintenanceService,
+    pub auth: rpc::AuthService,
+}
+
 impl Services {
     /// Messages are limited where they are framed, with the text of Go's gRPC.
-    pub fn new(
-        kv: rpc::KvService,
-        watch: rpc::WatchService,
-        lease: rpc::LeaseService,
-        cluster: rpc::ClusterService,
-        maintenance: rpc::MaintenanceService,
-        auth: rpc::AuthService,
-    ) -> Self {
+    pub fn new(parts: ServiceParts) -> Self {
+        let ServiceParts { kv, watch, lease, cluster, maintenance, auth } = parts;
         Self {
             kv: KvServer::new(kv).max_decoding_message_size(usize::MAX),
             watch: WatchServer::new(watch).max_decoding_message_size(usize::MAX),

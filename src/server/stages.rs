@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Error;
 use super::apply_stage::ApplyStage;
-use super::dispatch::{Dispatcher, Services};
+use super::dispatch::{Dispatcher, ServiceParts, Services};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
@@ -302,6 +302,13 @@ impl Stages {
             quota_bytes: config.limits.quota_bytes,
             metrics: metrics.clone(),
         };
-        Services::new(kv, watch, lease, cluster, maintenance, rpc::AuthService { headers })
+        Services::new(ServiceParts {
+            kv,
+            watch,
+            lease,
+            cluster,
+            maintenance,
+            auth: rpc::AuthService { headers },
+        })
     }
 }

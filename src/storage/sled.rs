@@ -89,7 +89,7 @@ impl SledStore {
             None => Applied::default(),
         };
         let mut index = BTreeSet::new();
-        engine.scan_keys(rows::BLOCK_PREFIX, &mut |key| {
+        engine.scan(rows::BLOCK_PREFIX, &mut |key, _| {
             index.insert(rows::block_first(key)?);
             Ok(())
         })?;
@@ -241,12 +241,11 @@ impl SledStore {
     fn commit(
         &self,
         mut ops: Ops,
-        applied: LogPosition,
-        in_use: u64,
+        applied: Applied,
         added: &[FullRevision],
         removed: &[FullRevision],
     ) -> Result<(), Error> {
-        ops.put(rows::APPLIED.to_vec(), rows::encode_applied(Applied { position: applied, in_use }));
+        ops.put(rows::APPLIED.to_vec(), rows::encode_applied(applied));
         let mut index = self.index.write();
         self.engine.apply(&ops)?;
         for first in removed {
@@ -258,7 +257,7 @@ impl SledStore {
         for first in removed.iter().chain(added) {
             self.cache.remove(first);
         }
-        self.in_use.store(in_use, Ordering::Release);
+        self.in_use.store(applied.in_use, Ordering::Release);
         Ok(())
     }
 
@@ -361,7 +360,7 @@ impl Store for SledStore {
             }
         }
         let in_use = (self.in_use.load(Ordering::Acquire) + bytes).saturating_add_signed(delta);
-        if let Err(fault) = self.commit(ops, round.applied, in_use, &firsts, &[]) {
+        if let Err(fault) = self.commit(ops, Applied { position: round.applied, in_use }, &firsts, &[]) {
             (writer.open, writer.open_bytes) = before;
             return Err(fault);
         }
@@ -463,7 +462,7 @@ impl Store for SledStore {
         pass.close_run();
         if !pass.removed.is_empty() {
             let in_use = self.in_use.load(Ordering::Acquire).saturating_sub(pass.dropped_bytes);
-            self.commit(pass.ops, writer.applied, in_use, &pass.added, &pass.removed)?;
+            self.commit(pass.ops, Applied { position: writer.applied, in_use }, &pass.added, &pass.removed)?;
         }
         Ok(next)
     }

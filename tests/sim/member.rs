@@ -25,7 +25,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::sync::oneshot;
 
-use crate::model::{Answer, Command, Model};
+use crate::model::{Answer, Command, Model, Pair};
 
 const ID: MemberId = MemberId(7);
 const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 4096 };
@@ -173,7 +173,7 @@ impl Member {
     }
 
     /// Every pair at a revision (0: the newest); `None` when it is compacted.
-    fn all(&self, revision: i64) -> Option<Vec<(u8, u8, i64, i64, i64)>> {
+    fn all(&self, revision: i64) -> Option<Vec<Pair>> {
         let everything = Bytes::from_static(&[0]);
         let request = pb::RangeRequest {
             key: everything.clone(),

@@ -20,6 +20,9 @@ pub enum Command {
     Compact(i64),
 }
 
+/// Key, value, create revision, mod revision, version.
+pub type Pair = (u8, u8, i64, i64, i64);
+
 /// What came of it: how many keys it changed, and the revision then.
 pub type Answer = Result<(i64, i64), String>;
 
@@ -68,7 +71,7 @@ impl Model {
     }
 
     /// Keys with their pairs and mod revisions at a revision.
-    pub fn all(&self, revision: i64) -> Vec<(u8, u8, i64, i64, i64)> {
+    pub fn all(&self, revision: i64) -> Vec<Pair> {
         let pair = |key: u8| {
             let newest =
                 self.changes.iter().rev().find(|change| change.key == key && change.revision <= revision)?;

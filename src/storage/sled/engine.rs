@@ -49,6 +49,9 @@ impl Ops {
     }
 }
 
+/// What is done with a row's key and value.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
+
 /// See the module.
 pub(super) struct Engine {
     directory: PathBuf,
@@ -128,11 +131,7 @@ impl Engine {
     }
 
     /// Visits the rows whose key begins with `prefix`, in order.
-    pub fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let live = self.live.load_full();
         guarded(&self.directory, || {
             for row in live.db.scan_prefix(prefix) {
@@ -141,14 +140,6 @@ impl Engine {
             }
             Ok(())
         })?
-    }
-
-    pub fn scan_keys(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.scan(prefix, &mut |key, _| visit(key))
     }
 
     pub fn apply(&self, ops: &Ops) -> Result<(), Error> {

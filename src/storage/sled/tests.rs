@@ -53,7 +53,9 @@ fn round(random: &mut SmallRng, index: u64, main: &mut i64) -> Round {
     Round { applied: position(index), changes, tables }
 }
 
-fn contents(store: &dyn Store) -> (LogPosition, u64, Vec<StoredChange>, Vec<Vec<(Bytes, Bytes)>>) {
+type Rows = Vec<(Bytes, Bytes)>;
+
+fn contents(store: &dyn Store) -> (LogPosition, u64, Vec<StoredChange>, Vec<Rows>) {
     let mut changes = Vec::new();
     let end = FullRevision::new(i64::MAX, 0);
     store

@@ -95,7 +95,6 @@ pub fn inspect(disk: &dyn Disk, visit: &mut dyn FnMut(Inspected)) -> Result<(), 
 
 pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, Error> {
     let (ids, spares) = list(disk)?;
-    let spares = spares.into_iter().map(|(name, bytes)| Spare { name, bytes }).collect::<Vec<_>>();
     let next_spare = spares.iter().filter_map(|spare| number(&spare.name, ".spare")).max().unwrap_or(0);
     let mut recovered = Recovered {
         segments: VecDeque::new(),
@@ -185,14 +184,14 @@ impl Recovered {
 }
 
 /// Segment ids in order, and spare files with their sizes.
-fn list(disk: &dyn Disk) -> Result<(Vec<u64>, Vec<(String, usize)>), Error> {
+fn list(disk: &dyn Disk) -> Result<(Vec<u64>, Vec<Spare>), Error> {
     let (mut ids, mut spares) = (Vec::new(), Vec::new());
     for name in disk.list()? {
         if let Some(id) = number(&name, ".wal") {
             ids.push(id);
         } else if number(&name, ".spare").is_some() {
             let bytes = usize::try_from(disk.length(&name)?).unwrap_or(0);
-            spares.push((name, bytes));
+            spares.push(Spare { name, bytes });
         }
     }
     ids.sort_unstable();
