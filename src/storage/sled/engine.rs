@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sled::IVec;
 
-use super::super::disk::of_io;
+use super::super::disk::{make_directory, of_io, sync_names};
 use super::super::{Error, guarded};
 
 /// Names the live directory; replaced as a whole.
@@ -75,7 +75,35 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
         .mode(sled::Mode::HighThroughput)
         .cache_capacity(cache_bytes)
         .flush_every_ms(None);
-    guarded(path, || config.open()).and_then(|opened| opened.map_err(|error| of_sled(path, error)))
+    let db = guarded(path, || config.open())?.map_err(|error| of_sled(path, error))?;
+    // The names of its files, and its own.
+    let synced = sync_names(path).and_then(|()| sync_names(path.parent().unwrap_or(path)));
+    synced.map_err(|source| of_io(path, source))?;
+    Ok(db)
+}
+
+/// Makes everything written durable. sled's own flush ends with `sync_file_range`, which leaves out the file's new
+/// length and what the disk's cache holds, and it never syncs what it puts into files of their own.
+fn flush_database(db: &sled::Db, path: &Path) -> Result<(), Error> {
+    guarded(path, || db.flush())?.map_err(|error| of_sled(path, error))?;
+    let blobs = path.join("blobs");
+    let sync = || {
+        let mut any = false;
+        for blob in fs::read_dir(&blobs)? {
+            match fs::File::open(blob?.path()) {
+                Ok(blob) => blob.sync_all()?,
+                // Removed meanwhile: what it held is nowhere named any more.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            any = true;
+        }
+        if any {
+            sync_names(&blobs)?;
+        }
+        fs::File::open(path.join("db"))?.sync_data()
+    };
+    sync().map_err(|source| of_io(path, source))
 }
 
 fn of_sled(path: &Path, error: sled::Error) -> Error {
@@ -91,9 +119,7 @@ fn of_sled(path: &Path, error: sled::Error) -> Error {
 
 impl Engine {
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, Error> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source| of_io(directory, source))?;
+        make_directory(directory).map_err(|source| of_io(directory, source))?;
         let number = match read_current(directory)? {
             Some(number) => number,
             None => {
@@ -161,8 +187,7 @@ impl Engine {
 
     pub fn flush(&self) -> Result<(), Error> {
         let live = self.live.load_full();
-        let flushed = guarded(&self.directory, || live.db.flush())?;
-        flushed.map(drop).map_err(|error| self.fault(error))
+        flush_database(&live.db, &database(&self.directory, live.number))
     }
 
     /// Bytes of the files. What cannot be looked at counts as nothing.
@@ -218,7 +243,7 @@ impl Engine {
             *copying = Some(copy);
             return Ok(true);
         }
-        copy.db.flush().map_err(|error| self.fault(error))?;
+        flush_database(&copy.db, &database(&self.directory, copy.number))?;
         write_current(&self.directory, copy.number)?;
         self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
         drop(live);
@@ -271,7 +296,7 @@ fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
         writeln!(file, "{MAGIC}{number}")?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
-        fs::File::open(directory)?.sync_all()
+        sync_names(directory)
     };
     write().map_err(|source| of_io(&path, source))
 }
