@@ -3,11 +3,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::ids::{ClusterId, MemberId};
+use crate::storage::disk::make_directory;
 
 const FORMAT: u32 = 1;
 const IDENTITY: &str = "decklog.json";
@@ -62,10 +63,12 @@ impl DataDir {
         let root = config.data_dir.clone();
         let fault = |source| Error::Io { path: root.display().to_string(), source };
         check_owner(&root)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(fault)?;
+        let identity = root.join(IDENTITY);
+        if !identity.exists() {
+            make_directory(&root).map_err(fault)?;
+        }
         let lock = lock(&root)?;
         let log = config.wal_dir.clone().unwrap_or_else(|| root.join("wal"));
-        let identity = root.join(IDENTITY);
         let (member, cluster) = if identity.exists() {
             read_identity(&identity)?
         } else {

@@ -6,7 +6,7 @@ mod memory;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,9 +59,7 @@ impl RealDisk {
     /// # Errors
     /// A fault of the disk.
     pub fn new(directory: &Path) -> Result<Self, Error> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source| of_io(directory, source))?;
+        make_directory(directory).map_err(|source| of_io(directory, source))?;
         Ok(Self { directory: directory.to_owned(), files: Mutex::default() })
     }
 
@@ -164,9 +162,28 @@ impl Disk for RealDisk {
     }
 
     fn sync_directory(&self) -> Result<(), Error> {
-        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| of_io(&self.directory, source))
+        sync_names(&self.directory).map_err(|source| of_io(&self.directory, source))
     }
+}
+
+/// Makes a directory and those above it that are missing, for their owner alone; their names are durable.
+///
+/// # Errors
+/// Faults of the disk.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    let missing = path.ancestors().take_while(|path| !path.exists()).count();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    // Also when it was there: an earlier start may have been stopped between making and syncing it.
+    for made in path.ancestors().take(missing.max(1)) {
+        let above = made.parent().unwrap_or(made);
+        sync_names(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_names(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 /// An I/O error with its path; a full disk stands apart.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sled::IVec;
 
-use super::super::disk::of_io;
+use super::super::disk::{make_directory, of_io, sync_names};
 use super::super::{Error, guarded, guarded_open};
 use super::rows::{self, Applied};
 
@@ -83,7 +83,11 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
         .cache_capacity(cache_bytes)
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None);
-    guarded_open(path, || config.open()).and_then(|opened| opened.map_err(|error| of_sled(path, error)))
+    let db = guarded_open(path, || config.open())?.map_err(|error| of_sled(path, error))?;
+    // The names of its files, and its own.
+    let synced = sync_names(path).and_then(|()| sync_names(path.parent().unwrap_or(path)));
+    synced.map_err(|source| of_io(path, source))?;
+    Ok(db)
 }
 
 fn of_sled(path: &Path, error: sled::Error) -> Error {
@@ -99,9 +103,7 @@ fn of_sled(path: &Path, error: sled::Error) -> Error {
 
 impl Engine {
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, Error> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source| of_io(directory, source))?;
+        make_directory(directory).map_err(|source| of_io(directory, source))?;
         let live = match read_current(directory)? {
             Some(number) => reopen(directory, number, cache_bytes)?,
             None => create(directory, cache_bytes)?,
@@ -225,7 +227,6 @@ impl Engine {
             return Ok(true);
         }
         self.flush_database(&copy.db, copy.number)?;
-        sync_directory(&database(&self.directory, copy.number))?;
         write_current(&self.directory, copy.number)?;
         self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
         drop(live);
@@ -260,7 +261,6 @@ fn create(directory: &Path, cache_bytes: u64) -> Result<Live, Error> {
     written.map_err(|error| of_sled(&path, error))?;
     let file = path.join("db");
     fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
-    sync_directory(&path)?;
     write_current(directory, FIRST)?;
     Ok(Live { db, number: FIRST })
 }
@@ -274,10 +274,6 @@ fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error
         return Err(Error::Damaged { place, detail });
     }
     Ok(Live { db: open_database(&path, cache_bytes)?, number })
-}
-
-fn sync_directory(path: &Path) -> Result<(), Error> {
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(|source| of_io(path, source))
 }
 
 /// The number of the live database; `None` in a directory that has none yet.
