@@ -3,6 +3,7 @@
 
 mod apply_stage;
 mod body;
+mod coalesce;
 mod dispatch;
 mod http;
 mod in_flight;

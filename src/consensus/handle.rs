@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError};
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
@@ -12,6 +11,7 @@ use super::event_loop::Event;
 use super::{ConsensusError, MAX_APPLY_BACKLOG, Proposal, Status};
 use crate::command::{Command, Outcome};
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
+use crate::inbox::{Refused, Sender};
 
 /// Numbers that the loop, apply and the store publish for each other and for the status. Each has one writer.
 #[derive(Debug, Default)]
@@ -128,8 +128,8 @@ impl Handle {
         let (reply, outcome) = oneshot::channel();
         self.events.try_send(Event::Proposal(Proposal { command, reply })).map_err(
             |refused| match refused {
-                TrySendError::Full(_) => ConsensusError::TooManyRequests,
-                TrySendError::Disconnected(_) => ConsensusError::Stopped,
+                Refused::Full => ConsensusError::TooManyRequests,
+                Refused::Closed => ConsensusError::Stopped,
             },
         )?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);

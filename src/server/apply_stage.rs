@@ -1,14 +1,14 @@
 //! The thread round apply: takes committed entries, applies what is there, publishes once, then answers.
 //! Owns the order of these steps; every rule of the state machine is `apply`'s.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::apply::{self, Applier};
 use crate::command::CommandResult;
 use crate::consensus::{CommittedEntry, Progress, Replies};
+use crate::inbox::{Receiver, Taken};
 use crate::metrics::Metrics;
 use crate::mvcc::ChangeKind;
 use crate::persist::Mailbox;
@@ -37,26 +37,22 @@ impl ApplyStage {
     /// # Errors
     /// A fault after which the state cannot be trusted to advance: the process must stop.
     pub fn run(mut self) -> Result<(), apply::Error> {
+        let mut batches = VecDeque::new();
         loop {
-            let batch = if self.applier.is_pruning() {
-                self.committed.recv_timeout(PRUNE_PAUSE)
-            } else {
-                self.committed.recv().map_err(|_closed| RecvTimeoutError::Disconnected)
-            };
-            match batch {
-                Ok(batch) => self.turn(batch)?,
-                Err(RecvTimeoutError::Timeout) => self.turn(Vec::new())?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            let until = self.applier.is_pruning().then(|| Instant::now() + PRUNE_PAUSE);
+            match self.committed.take(&mut batches, until) {
+                Taken::Items => {
+                    while !batches.is_empty() {
+                        self.turn(entries_of_a_turn(&mut batches))?;
+                    }
+                }
+                Taken::TimedOut => self.turn(Vec::new())?,
+                Taken::Closed => return Ok(()),
             }
         }
     }
 
-    fn turn(&mut self, mut entries: Vec<CommittedEntry>) -> Result<(), apply::Error> {
-        while entries.len() < MAX_ENTRIES_PER_TURN
-            && let Ok(more) = self.committed.try_recv()
-        {
-            entries.extend(more);
-        }
+    fn turn(&mut self, entries: Vec<CommittedEntry>) -> Result<(), apply::Error> {
         let began = Instant::now();
         let mut last = began;
         let metrics = self.metrics.clone();
@@ -108,4 +104,14 @@ impl ApplyStage {
         }
         self.mailbox.put(published.round, published.compacted);
     }
+}
+
+fn entries_of_a_turn(batches: &mut VecDeque<Vec<CommittedEntry>>) -> Vec<CommittedEntry> {
+    let mut entries = batches.pop_front().unwrap_or_default();
+    while entries.len() < MAX_ENTRIES_PER_TURN
+        && let Some(more) = batches.pop_front()
+    {
+        entries.extend(more);
+    }
+    entries
 }

@@ -170,7 +170,11 @@ impl Stages {
         let mut front_threads = Vec::new();
         for (number, queue) in queues.into_iter().enumerate() {
             let serve = listener::serve(queue, dispatcher.clone(), options, stopping.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // What other threads woke runs first: all answers of a batch are made before a connection writes them.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .global_queue_interval(1)
+                .enable_all()
+                .build()?;
             let name = format!("front-{number}");
             front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use tonic::Status;
 
@@ -10,6 +11,9 @@ use crate::compare::Comparison;
 use crate::programs::Step;
 use crate::side::Side;
 use crate::watching::unlike;
+
+/// A server that has said that it stops ends within this time.
+const END_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The two servers that get the same requests.
 pub struct Pair {
@@ -56,11 +60,15 @@ impl Pair {
         tokio::try_join!(self.etcd.compact_first(), self.decklog.compact_first()).map(drop)
     }
 
-    /// How the servers that ended did so: the last lines of their logs.
-    pub fn ends(&mut self) -> String {
-        let ends = [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)]
-            .map(|(name, side)| side.server.end().map(|end| format!("\n{name} ended: {end}")));
-        ends.into_iter().flatten().collect()
+    /// How the servers that ended, or are about to, did so: the last lines of their logs.
+    pub async fn ends(&mut self) -> String {
+        let mut ends = String::new();
+        for (name, side) in [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)] {
+            if let Ok(end) = tokio::time::timeout(END_PATIENCE, side.server.wait_for_end()).await {
+                ends += &format!("\n{name} ended: {end}");
+            }
+        }
+        ends
     }
 
     /// Both servers are at the same revision, from which the next program counts.
