@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::flags::{self, FLAGS, Flag, Kind, Use};
+use super::flags::{self, Flag, Kind, Use};
 use super::{Error, Url, duration, file};
 
 /// Flags that only the command line has.
@@ -208,7 +208,7 @@ pub fn unknown(name: &str) -> Error {
             flags::find(stable).map_or(String::new(), |flag| format!("; --{} took its place", flag.name));
         format!("etcd 3.7 has no --experimental flags any more{successor}")
     } else {
-        let names = FLAGS.iter().map(|flag| flag.name).chain(COMMAND_LINE_ONLY);
+        let names = flags::all().map(|flag| flag.name).chain(COMMAND_LINE_ONLY);
         match names.map(|known| (distance(name, known), known)).min() {
             Some((near, known)) if near <= 3 => format!("did you mean --{known}?"),
             _ => "--help lists all flags".to_owned(),
