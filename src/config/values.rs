@@ -168,8 +168,14 @@ impl Values {
     }
 }
 
+/// However it is written.
 fn is_default(flag: &Flag, value: &str) -> bool {
-    value == flag.default || (flag.kind == Kind::Bool && go_bool(value) == go_bool(flag.default))
+    let same = match flag.kind {
+        Kind::Bool => go_bool(value) == go_bool(flag.default),
+        Kind::Duration => duration::parse(value) == duration::parse(flag.default),
+        Kind::Text | Kind::Unsigned | Kind::Signed | Kind::Urls => false,
+    };
+    same || value == flag.default
 }
 
 /// What Go's `strconv.ParseBool` takes.

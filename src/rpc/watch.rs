@@ -11,7 +11,7 @@ use super::header::Headers;
 use super::status::ClientError;
 use crate::ids::Revision;
 use crate::watch::{
-    ALL_WATCHERS, Answer, Queued, StreamRequests, StreamResponses, Wants, WatchCreate, WatchHub,
+    ALL_WATCHERS, Answer, Queued, Refusal, StreamRequests, StreamResponses, Wants, WatchCreate, WatchHub,
 };
 use crate::wire::EncodedEvent;
 use crate::wire::etcdserverpb as pb;
@@ -115,7 +115,7 @@ impl Responses {
             Answer::Refused { reason, revision } => pb::WatchResponse {
                 created: true,
                 canceled: true,
-                cancel_reason: reason.to_string(),
+                cancel_reason: reason_text(reason),
                 ..self.response(ALL_WATCHERS, revision)
             },
             Answer::Canceled { id, revision } => {
@@ -147,6 +147,14 @@ impl Responses {
             self.ready.push_back(pb::WatchResponse { events, fragment, ..whole.clone() });
         }
         self.ready.pop_front().unwrap_or(whole)
+    }
+}
+
+/// As in etcd, a negative start has the text of the gRPC error.
+fn reason_text(reason: Refusal) -> String {
+    match reason {
+        Refusal::NegativeStart => ClientError::Compacted.text().to_owned(),
+        Refusal::EmptyRange | Refusal::DuplicateId => reason.to_string(),
     }
 }
 
