@@ -94,6 +94,29 @@ fn every_form_of_a_flag_says_the_same() {
 }
 
 #[test]
+fn blocks_of_a_file_stand_for_flags() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |text: &str| {
+        let path = folder.path().join("config");
+        std::fs::write(&path, text).expect("a file");
+        outcome(&[format!("--config-file={}", path.display())], &[])
+    };
+    let sockets = "socket-options:\n  reuse-port: true\n  reuse-address: false\n";
+    assert_eq!(file(sockets), outcome(&["--socket-reuse-port".to_owned()], &[]));
+    let nothing = "client-transport-security: {client-cert-auth: false, cert-file: ''}\npeer-transport-security:\n\
+                   discovery-config: {discovery-client-config: {endpoints: []}, discovery-token: ''}\n";
+    assert_eq!(file(nothing), outcome(&[], &[]));
+    for (block, flag) in [
+        ("client-transport-security: {auto-tls: true}", "--cert-file"),
+        ("peer-transport-security: {trusted-ca-file: ca.pem}", "--peer-cert-file"),
+        ("discovery-config: {discovery-client-config: {endpoints: [a]}}", "--discovery-endpoints"),
+    ] {
+        let refused = without_value(file(block));
+        assert!(refused.starts_with(&format!("{flag} is refused: ")), "{block}: {refused}");
+    }
+}
+
+#[test]
 fn a_bool_takes_no_word_after_it() {
     for flag in flags::all().filter(|flag| flag.kind == Kind::Bool) {
         let args = [format!("--{}", flag.name), "true".to_owned()];
