@@ -10,6 +10,7 @@ mod servers;
 
 mod errors;
 mod flags;
+mod metrics;
 mod rpcs;
 mod tables;
 mod wire;
