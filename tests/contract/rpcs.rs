@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 
 use decklog::wire::RPCS;
+use decklog::wire::health::health_check_response::ServingStatus;
+use decklog::wire::health::health_client::HealthClient;
+use decklog::wire::health::{HealthCheckRequest, HealthListRequest};
 use http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -84,6 +87,40 @@ async fn what_is_unknown_has_the_text_of_gos_grpc() {
     };
     let server = Server::start(&etcd, &["--unsafe-no-fsync"]).await;
     unknown_paths(&server.channel, "etcd").await;
+}
+
+/// gRPC's health service, which load balancers and probes ask.
+#[tokio::test]
+async fn the_health_service_answers_as_etcds() {
+    let server = Server::start(env!("CARGO_BIN_EXE_decklog").as_ref(), &[]).await;
+    let ours = health(&server.channel).await;
+    assert_eq!(ours[0], "serving");
+    let Some(etcd) = crate::peers::peer_or_skip("the_health_service_answers_as_etcds", "etcd") else {
+        return;
+    };
+    let server = Server::start(&etcd, &["--unsafe-no-fsync"]).await;
+    assert_eq!(ours, health(&server.channel).await, "decklog, then etcd");
+}
+
+/// What it says of the server, of a service, of all, and first to one who watches each.
+async fn health(channel: &Channel) -> Vec<String> {
+    let mut client = HealthClient::new(channel.clone());
+    let status =
+        |code: i32| ServingStatus::try_from(code).map_or("?", |status| status.as_str_name()).to_lowercase();
+    let mut said = Vec::new();
+    for service in ["", "etcdserverpb.KV", "nothing"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        said.push(match client.check(request.clone()).await {
+            Ok(answer) => status(answer.get_ref().status),
+            Err(refused) => format!("{:?} {:?}", refused.code(), refused.message()),
+        });
+        let mut watch = client.watch(request).await.expect("a stream").into_inner();
+        let first = watch.message().await.expect("no error").expect("an answer");
+        said.push(format!("watch of {service:?}: {}", status(first.status)));
+    }
+    let all = client.list(HealthListRequest {}).await.expect("a list").into_inner().statuses;
+    said.extend(all.iter().map(|(service, answer)| format!("list: {service:?} {}", status(answer.status))));
+    said
 }
 
 async fn unknown_paths(channel: &Channel, name: &str) {
