@@ -134,7 +134,8 @@ impl Handle {
     pub async fn propose(&self, command: Command) -> Result<Outcome, ConsensusError> {
         let began = Instant::now();
         let result = self.propose_encoded(command.encode_to_vec().into()).await;
-        let success = if has_outcome(&result) { "true" } else { "false" };
+        let has_outcome = matches!(result, Ok(_) | Err(ConsensusError::Rejected(_)));
+        let success = if has_outcome { "true" } else { "false" };
         let seconds = self.seconds.with_label_values(&[command::name(&command), success]);
         seconds.observe(began.elapsed().as_secs_f64());
         result
@@ -163,7 +164,7 @@ impl Handle {
             Ok(Err(_closed)) => Err(ConsensusError::Stopped),
             Err(_elapsed) => Err(ConsensusError::Timeout),
         };
-        if !has_outcome(&result) {
+        if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {
             self.progress.failed.fetch_add(1, Ordering::Relaxed);
         }
         result
@@ -200,9 +201,4 @@ impl Handle {
     pub fn progress(&self) -> &Arc<Progress> {
         &self.progress
     }
-}
-
-/// Apply has said what the command did, be it that it refused it.
-fn has_outcome(result: &Result<Outcome, ConsensusError>) -> bool {
-    matches!(result, Ok(_) | Err(ConsensusError::Rejected(_)))
 }

@@ -20,8 +20,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub struct Server {
     child: Child,
     folder: TempDir,
-    /// Where it serves clients: `http://127.0.0.1:port`.
-    pub client_url: String,
     /// Connected to the server's client port.
     pub channel: Channel,
 }
@@ -49,8 +47,8 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        let channel = Endpoint::from_shared(client_url.clone()).expect("a valid address").connect_lazy();
-        let mut server = Self { child, folder, client_url, channel };
+        let channel = Endpoint::from_shared(client_url).expect("a valid address").connect_lazy();
+        let mut server = Self { child, folder, channel };
         if tokio::time::timeout(START_DEADLINE, server.serves()).await.is_err() {
             panic!("{} does not serve; its log:\n{}", program.display(), server.log());
         }
@@ -89,7 +87,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("cannot end server {} at {}: {error}", self.child.id(), self.client_url);
+            eprintln!("cannot end server {}: {error}", self.child.id());
         }
     }
 }

@@ -10,9 +10,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::peers::peer_or_skip;
-use crate::servers::Server;
 use crate::tables::{assert_same, table_or_skip, text};
-use scrape::{Metric, Scrape};
+use scrape::{Measured, Metric, Scrape};
 
 /// Only etcd's proxy has them.
 const PROXY: &str = "etcd_grpc_proxy_";
@@ -59,7 +58,7 @@ const NOT_OURS: [(&str, &str); 7] = [
 async fn metrics_have_etcds_names_types_labels_and_buckets() {
     let test = "metrics_have_etcds_names_types_labels_and_buckets";
     let Some(table) = table_or_skip(test, "metrics.json") else { return };
-    let server = Server::start(env!("CARGO_BIN_EXE_decklog").as_ref(), &[]).await;
+    let server = Measured::decklog(&[]).await;
     drop(work::do_a_little_of_everything(&server).await);
     let scrape = Scrape::of(&server).await;
     let rows = table.as_array().expect("a list of metrics");
@@ -74,7 +73,7 @@ async fn metrics_have_etcds_names_types_labels_and_buckets() {
 /// The names of Go's gRPC middleware, one time series for every RPC and code from the start.
 #[tokio::test]
 async fn every_rpc_is_counted_from_the_start() {
-    let server = Server::start(env!("CARGO_BIN_EXE_decklog").as_ref(), &["--metrics=extensive"]).await;
+    let server = Measured::decklog(&["--metrics=extensive"]).await;
     let scrape = Scrape::of(&server).await;
     for (name, kind, labels) in [
         ("grpc_server_started_total", "counter", vec!["grpc_method", "grpc_service", "grpc_type"]),
@@ -109,8 +108,8 @@ async fn every_rpc_is_counted_from_the_start() {
 #[tokio::test]
 async fn metrics_of_etcd_are_all_there() {
     let Some(etcd) = peer_or_skip("metrics_of_etcd_are_all_there", "etcd") else { return };
-    let decklog = Server::start(env!("CARGO_BIN_EXE_decklog").as_ref(), &[]).await;
-    let etcd = Server::start(&etcd, &["--unsafe-no-fsync"]).await;
+    let decklog = Measured::decklog(&[]).await;
+    let etcd = Measured::start(&etcd, &["--unsafe-no-fsync"]).await;
     drop(work::do_a_little_of_everything(&decklog).await);
     drop(work::do_a_little_of_everything(&etcd).await);
     let (ours, theirs) = (Scrape::of(&decklog).await, Scrape::of(&etcd).await);

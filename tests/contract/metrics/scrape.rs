@@ -1,11 +1,44 @@
 //! Reads `/metrics`: Prometheus' text form, as far as these tests need it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::Path;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::servers::Server;
+
+/// A server that tells its metrics on a port of their own.
+pub struct Measured {
+    pub server: Server,
+    address: String,
+}
+
+impl Measured {
+    pub async fn start(program: &Path, more_flags: &[&str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
+        let address = listener.local_addr().expect("a bound address").to_string();
+        drop(listener);
+        let metrics = format!("--listen-metrics-urls=http://{address}");
+        let server = Server::start(program, &[more_flags, &[metrics.as_str()]].concat()).await;
+        Self { server, address }
+    }
+
+    pub async fn decklog(more_flags: &[&str]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_decklog").as_ref(), more_flags).await
+    }
+
+    /// The answer to GET, with its head.
+    pub async fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).await.expect("the server listens");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
+        stream.write_all(request.as_bytes()).await.expect("the server reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the server answers");
+        answer
+    }
+}
 
 type Labels = BTreeMap<String, String>;
 
@@ -41,8 +74,8 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    pub async fn of(server: &Server) -> Self {
-        let answer = get(server, "/metrics").await;
+    pub async fn of(measured: &Measured) -> Self {
+        let answer = measured.get("/metrics").await;
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         assert!(head.starts_with("HTTP/1.0 200 OK"), "{head}");
         Self::parse(body)
@@ -96,17 +129,6 @@ impl Scrape {
         let series = self.metrics.get(name).map_or(&[][..], |metric| &metric.series);
         series.iter().map(|(labels, value)| (format!("{labels:?}"), *value)).collect()
     }
-}
-
-/// The answer to GET, with its head.
-pub async fn get(server: &Server, path: &str) -> String {
-    let address = server.client_url.strip_prefix("http://").expect("an HTTP address");
-    let mut stream = TcpStream::connect(address).await.expect("the server listens");
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("the server reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("the server answers");
-    answer
 }
 
 fn find(series: &[(Labels, f64)], labels: &[(&str, &str)]) -> Option<f64> {

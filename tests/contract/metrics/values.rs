@@ -1,9 +1,8 @@
 //! What the metrics say after a little of everything, and that etcd says the same of itself.
 
-use super::scrape::Scrape;
+use super::scrape::{Measured, Scrape};
 use super::work::{self, EVENTS};
 use crate::peers::peer_or_skip;
-use crate::servers::Server;
 
 /// What must be said after the requests of `work`, on etcd as here.
 const CERTAIN: [(&str, f64); 37] = [
@@ -68,7 +67,7 @@ const SAME_SERIES: [&str; 2] = ["etcd_server_healthcheck", "etcd_server_healthch
 
 #[tokio::test]
 async fn metrics_say_what_was_done() {
-    let server = Server::start(env!("CARGO_BIN_EXE_decklog").as_ref(), &["--metrics=extensive"]).await;
+    let server = Measured::decklog(&["--metrics=extensive"]).await;
     let before = Scrape::of(&server).await;
     let watch = work::do_a_little_of_everything(&server).await;
     let after = Scrape::of(&server).await;
@@ -98,8 +97,8 @@ async fn metrics_say_what_was_done() {
 #[tokio::test]
 async fn etcd_says_the_same_of_itself() {
     let Some(etcd) = peer_or_skip("etcd_says_the_same_of_itself", "etcd") else { return };
-    let etcd = Server::start(&etcd, &["--unsafe-no-fsync"]).await;
-    let decklog = Server::start(env!("CARGO_BIN_EXE_decklog").as_ref(), &[]).await;
+    let etcd = Measured::start(&etcd, &["--unsafe-no-fsync"]).await;
+    let decklog = Measured::decklog(&[]).await;
     let ((their_moves, theirs), (our_moves, ours)) = tokio::join!(moves(&etcd), moves(&decklog));
     check_values("etcd", &theirs);
     check_values("decklog", &ours);
@@ -111,10 +110,10 @@ async fn etcd_says_the_same_of_itself() {
 
 /// How far some counters move by the work, and everything after it. The start asks for the status until the server
 /// serves, which is why only the difference is certain.
-async fn moves(server: &Server) -> (Vec<(String, f64)>, Scrape) {
-    let before = Scrape::of(server).await;
-    let _watch = work::do_a_little_of_everything(server).await;
-    let after = Scrape::of(server).await;
+async fn moves(measured: &Measured) -> (Vec<(String, f64)>, Scrape) {
+    let before = Scrape::of(measured).await;
+    let _watch = work::do_a_little_of_everything(measured).await;
+    let after = Scrape::of(measured).await;
     let mut moves = vec![];
     for name in ["etcd_network_client_grpc_received_bytes_total", "etcd_server_client_requests_total"] {
         for (labels, value) in after.all(name) {

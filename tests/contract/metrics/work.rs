@@ -19,8 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::scrape::{Scrape, get};
-use crate::servers::Server;
+use super::scrape::{Measured, Scrape};
 
 pub const LONG_LEASE: i64 = 7;
 const SHORT_LEASE: i64 = 8;
@@ -36,14 +35,15 @@ pub struct OpenWatch {
 }
 
 /// Everything, in an order that makes every counter's value certain.
-pub async fn do_a_little_of_everything(server: &Server) -> OpenWatch {
-    keys(&server.channel).await;
-    transactions(&server.channel).await;
-    leases(server).await;
-    let watch = watch(&server.channel).await;
-    maintenance(&server.channel).await;
+pub async fn do_a_little_of_everything(measured: &Measured) -> OpenWatch {
+    let channel = &measured.server.channel;
+    keys(channel).await;
+    transactions(channel).await;
+    leases(measured).await;
+    let watch = watch(channel).await;
+    maintenance(channel).await;
     for path in ["/health", "/livez", "/readyz"] {
-        assert!(get(server, path).await.contains("200 OK"), "{path}");
+        assert!(measured.get(path).await.contains("200 OK"), "{path}");
     }
     watch
 }
@@ -75,8 +75,9 @@ async fn transactions(channel: &Channel) {
 }
 
 /// One that is renewed and revoked with its key, and one that runs out.
-async fn leases(server: &Server) {
-    let mut lease = LeaseClient::new(server.channel.clone());
+async fn leases(measured: &Measured) {
+    let channel = &measured.server.channel;
+    let mut lease = LeaseClient::new(channel.clone());
     for (id, ttl) in [(LONG_LEASE, 100), (SHORT_LEASE, 2)] {
         lease.lease_grant(LeaseGrantRequest { id, ttl }).await.expect("a lease");
     }
@@ -87,11 +88,11 @@ async fn leases(server: &Server) {
     let asked = LeaseTimeToLiveRequest { id: LONG_LEASE, keys: true };
     lease.lease_time_to_live(asked).await.expect("its time");
     let with_lease = PutRequest { lease: LONG_LEASE, ..put("kl", "leased") };
-    KvClient::new(server.channel.clone()).put(with_lease).await.expect("a put");
+    KvClient::new(channel.clone()).put(with_lease).await.expect("a put");
     lease.lease_revoke(LeaseRevokeRequest { id: LONG_LEASE }).await.expect("it is there");
     let expired = async {
         let mut poll = tokio::time::interval(POLL_INTERVAL);
-        while Scrape::of(server).await.value("etcd_debugging_server_lease_expired_total", &[]) < 1.0 {
+        while Scrape::of(measured).await.value("etcd_debugging_server_lease_expired_total", &[]) < 1.0 {
             poll.tick().await;
         }
     };
