@@ -16,6 +16,7 @@ impl Applier {
         let path = TxnPath::choose(&write, request)?;
         check_puts(&write, &self.leases, &path, &mut Vec::new())?;
         path.check_ranges(&write)?;
+        write.count_apart();
         let mut response = execute(&mut write, &mut self.leases, &path)?;
         response.header = Some(header(write.revision()));
         Ok(response)

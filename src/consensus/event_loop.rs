@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use prometheus::HistogramVec;
 use tokio::sync::watch;
 
 use super::handle::Progress;
@@ -65,7 +66,12 @@ impl Stopper {
 
 impl Loop {
     /// A loop with its handle, its stopper, and the way out for committed entries.
-    pub fn new(node: Node, options: LoopOptions) -> (Self, Handle, Stopper, Receiver<Vec<CommittedEntry>>) {
+    /// `request_seconds` is told how long each proposal took, by its command's name and whether it had an outcome.
+    pub fn new(
+        node: Node,
+        options: LoopOptions,
+        request_seconds: HistogramVec,
+    ) -> (Self, Handle, Stopper, Receiver<Vec<CommittedEntry>>) {
         let (event_sender, events) = bounded(MAX_QUEUED_PROPOSALS);
         let (committed, committed_receiver) = bounded(MAX_QUEUED_BATCHES);
         let (reads_need_no_round, reads) = watch::channel(false);
@@ -76,6 +82,7 @@ impl Loop {
             reads_need_no_round: reads,
             max_request_bytes: options.max_request_bytes,
             request_timeout: options.request_timeout,
+            seconds: request_seconds,
         };
         let next_tick = Instant::now() + options.tick;
         let this = Self {

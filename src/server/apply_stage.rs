@@ -10,7 +10,6 @@ use crate::command::CommandResult;
 use crate::consensus::{CommittedEntry, Progress, Replies};
 use crate::inbox::{Receiver, Taken};
 use crate::metrics::Metrics;
-use crate::mvcc::ChangeKind;
 use crate::persist::Mailbox;
 use crate::watch::HubInput;
 
@@ -63,9 +62,6 @@ impl ApplyStage {
                 .apply_seconds
                 .with_label_values(&["v3", name, success])
                 .observe((now - last).as_secs_f64());
-            if name == "Txn" {
-                metrics.txns.inc();
-            }
             last = now;
         };
         let commands = entries.len();
@@ -88,17 +84,15 @@ impl ApplyStage {
 
     /// Visible first, then handed on, so that whoever hears of it can read it.
     fn publish(&mut self) {
-        let published = self.applier.publish();
-        self.progress.set_applied(published.round.applied);
-        for change in &published.changes {
-            match change.kind {
-                ChangeKind::Put => {
-                    self.metrics.puts.inc();
-                    self.metrics.put_size_bytes.add(i64::try_from(change.pair.as_bytes().len()).unwrap_or(0));
-                }
-                ChangeKind::Delete => self.metrics.deletes.inc(),
-            }
+        if self.applier.is_pruning() {
+            let began = Instant::now();
+            self.applier.prune();
+            let took = began.elapsed().as_secs_f64() * 1e3;
+            self.metrics.index_compaction_pause_milliseconds.observe(took);
         }
+        let published = self.applier.publish_unpruned();
+        self.progress.set_applied(published.round.applied);
+        self.metrics.count_operations(&published.operations);
         if !published.changes.is_empty() {
             self.hub.publish(published.revision, published.changes);
         }

@@ -67,7 +67,8 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         max_request_bytes: config.limits.max_request_bytes,
         request_timeout: config.raft.request_timeout(),
     };
-    let (consensus_loop, consensus, stopper, committed) = Loop::new(node, options);
+    let (consensus_loop, consensus, stopper, committed) =
+        Loop::new(node, options, metrics.request_seconds.clone());
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
     let hub_options = HubOptions { progress_interval: config.progress_notify_interval };
@@ -124,6 +125,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
 
 fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
+        write_seconds: metrics.store_write_seconds.clone(),
         flush_seconds: metrics.store_flush_seconds.clone(),
         slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
         compaction_milliseconds: metrics.compaction_milliseconds.clone(),
@@ -283,6 +285,7 @@ impl Stages {
             hub: self.watches.clone(),
             headers: headers.clone(),
             max_fragment_bytes: config.limits.max_request_bytes + MEBIBYTE / 2,
+            metrics: metrics.clone(),
         };
         let lease = rpc::LeaseService {
             consensus: consensus.clone(),

@@ -63,17 +63,6 @@ impl Server {
         Some(format!("{status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")))
     }
 
-    /// Waits until the server has ended: how, and the end of its log.
-    pub async fn wait_for_end(&mut self) -> String {
-        let mut poll = tokio::time::interval(POLL_INTERVAL);
-        loop {
-            poll.tick().await;
-            if let Some(end) = self.end() {
-                return end;
-            }
-        }
-    }
-
     /// What the server wrote to stdout and stderr so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_else(|error| format!("no log: {error}"))

@@ -9,6 +9,7 @@ use tonic::Status;
 use crate::answer::Answer;
 use crate::compare::Comparison;
 use crate::programs::Step;
+use crate::servers::Server;
 use crate::side::Side;
 use crate::watching::unlike;
 
@@ -64,7 +65,7 @@ impl Pair {
     pub async fn ends(&mut self) -> String {
         let mut ends = String::new();
         for (name, side) in [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)] {
-            if let Ok(end) = tokio::time::timeout(END_PATIENCE, side.server.wait_for_end()).await {
+            if let Ok(end) = tokio::time::timeout(END_PATIENCE, end_of(&mut side.server)).await {
                 ends += &format!("\n{name} ended: {end}");
             }
         }
@@ -102,6 +103,16 @@ impl Pair {
         }
         let expected = self.comparison.expected(&step, etcd.clone());
         if expected.same_as(&decklog) { Ok(()) } else { Err([format!("{etcd:?}"), format!("{decklog:?}")]) }
+    }
+}
+
+async fn end_of(server: &mut Server) -> String {
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        poll.tick().await;
+        if let Some(end) = server.end() {
+            return end;
+        }
     }
 }
 
