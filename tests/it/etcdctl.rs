@@ -1,6 +1,8 @@
 //! etcdctl end to end: scripts of its commands, played against real etcd and Decklog side by side; what it prints
 //! must be the same. One script per noun, in `etcdctl/scripts`.
 
+mod check;
+mod mirror;
 mod neutral;
 mod script;
 mod side;
