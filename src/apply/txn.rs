@@ -1,7 +1,7 @@
 //! Transactions that write: the path through all compares first, then every check, then the operations.
 //! Nothing is written before everything that can refuse has passed.
 
-use super::kv::{check_put, delete_range, put};
+use super::kv::{check_key, check_lease, delete_range, put};
 use super::{Applier, Failure, header};
 use crate::lease::Leases;
 use crate::mvcc::{self, TxnPath, Write};
@@ -36,7 +36,8 @@ fn check_puts(write: &Write<'_>, leases: &Leases, path: &TxnPath<'_>) -> Result<
             check_puts(write, leases, nested)?;
         }
         if let Some(Request::RequestPut(put)) = &operation.request {
-            check_put(write, leases, put)?;
+            check_key(write, put)?;
+            check_lease(leases, put)?;
         }
     }
     Ok(())
@@ -67,5 +68,7 @@ fn execute(
         };
         responses.push(pb::ResponseOp { response });
     }
-    Ok(pb::TxnResponse { header: None, succeeded: path.succeeded, responses })
+    // The whole transaction's caller gives it a revision; a nested one's header stays empty, as in etcd.
+    let header = Some(pb::ResponseHeader::default());
+    Ok(pb::TxnResponse { header, succeeded: path.succeeded, responses })
 }

@@ -9,6 +9,9 @@ use super::{Error, decode};
 use crate::ids::{FullRevision, Revision};
 use crate::storage::StoredChange;
 
+/// The name of etcd's table of revisions, with which the hash begins.
+const BUCKET: &[u8] = b"key";
+
 /// What `Maintenance.HashKV` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
@@ -20,15 +23,18 @@ pub struct HashKv {
 }
 
 impl Snapshot {
-    /// The hash of everything at and below `revision` (0: the current one).
+    /// The hash of everything at and below `revision` (0: the current one; below a negative one there is nothing).
     ///
     /// # Errors
     /// `Compacted`, `FutureRevision`, a fault of the disk.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
-        let at = self.source().resolve(revision)?;
         let compacted = self.view.compacted;
+        if revision < 0 {
+            return Ok(HashKv { hash: crc32c::crc32c(BUCKET), compacted, revision: Revision(revision) });
+        }
+        let at = self.source().resolve(revision)?;
         let rule = Rule { at, compacted, any_live: self.any_live(at) };
-        let mut hash = crc32c::crc32c(b"key");
+        let mut hash = crc32c::crc32c(BUCKET);
         let mut failed = None;
         self.stored_changes(Revision(0), at, &mut |stored| match self.is_hashed(stored, &rule) {
             Ok(hashed) => {

@@ -101,14 +101,6 @@ impl History<'_> {
         self.older?.at(revision).copied()
     }
 
-    /// The version just before the change `before`.
-    pub fn before(&self, before: FullRevision) -> Option<Version> {
-        if self.newest.modified < before {
-            return Some(self.newest);
-        }
-        self.older?.iter().rev().find(|version| version.modified < before).copied()
-    }
-
     /// Whether a compaction at `revision` leaves the version changed at `modified`: everything newer than the
     /// revision, the version visible at it, and a deletion only if it happened exactly at it (a watch that
     /// starts there has to see it).

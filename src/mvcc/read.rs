@@ -114,12 +114,14 @@ impl Snapshot {
         Source { view: &self.view, pending: &[], shared: &self.shared }
     }
 
-    /// The pair that was current just before a change; `None` when there was none or it is compacted away.
+    /// The pair that was current before `revision`, also before what that revision did to the key earlier; `None`
+    /// when there was none or it is compacted away.
     ///
     /// # Errors
     /// A fault of the disk.
-    pub fn previous(&self, key: &[u8], before: FullRevision) -> Result<Option<EncodedKeyValue>, Error> {
-        let Some(version) = self.view.tree.get(key).and_then(|history| history.before(before)) else {
+    pub fn previous(&self, key: &[u8], revision: Revision) -> Result<Option<EncodedKeyValue>, Error> {
+        let before = Revision(revision.0 - 1);
+        let Some(version) = self.view.tree.get(key).and_then(|history| history.at(before)) else {
             return Ok(None);
         };
         if version.is_tombstone() {

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::ClientError;
-use crate::mvcc::KeyRange;
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::wire::etcdserverpb::request_op::Request as Operation;
@@ -82,38 +81,27 @@ fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientErro
 #[derive(Default)]
 struct Changed {
     puts: BTreeSet<Bytes>,
-    deleted: Vec<KeyRange>,
+    /// Key and range end as they stand in the request: etcd's check takes the end that means "no end" for the
+    /// smallest key, so that such a deletion meets no put.
+    deleted: Vec<(Bytes, Bytes)>,
 }
 
 impl Changed {
     fn is_deleted(&self, key: &Bytes) -> bool {
-        self.deleted.iter().any(|range| contains(range, key))
-    }
-
-    fn has_put_in(&self, range: &KeyRange) -> bool {
-        match range {
-            KeyRange::One(key) => self.puts.contains(key),
-            KeyRange::Span(from, _) => {
-                self.puts.range(from.clone()..).next().is_some_and(|key| contains(range, key))
-            }
-        }
-    }
-}
-
-fn contains(range: &KeyRange, key: &Bytes) -> bool {
-    match range {
-        KeyRange::One(one) => one == key,
-        KeyRange::Span(from, to) => from <= key && to.as_ref().is_none_or(|to| key < to),
+        self.deleted
+            .iter()
+            .any(|(from, end)| if end.is_empty() { from == key } else { from <= key && key < end })
     }
 }
 
 /// A key may be put once in a branch and not also be deleted in it; the two branches of a nested transaction
-/// exclude each other, so they may meet.
+/// exclude each other, so they may meet. As in etcd, puts of a nested transaction are held against the deletions
+/// of those before it, not of those behind it.
 fn changed_keys(branch: &[pb::RequestOp]) -> Result<Changed, ClientError> {
     let mut changed = Changed::default();
     for operation in branch {
         if let Some(Operation::RequestDeleteRange(request)) = &operation.request {
-            changed.deleted.push(KeyRange::new(&request.key, &request.range_end));
+            changed.deleted.push((request.key.clone(), request.range_end.clone()));
         }
     }
     for operation in branch {
@@ -134,9 +122,7 @@ fn changed_keys(branch: &[pb::RequestOp]) -> Result<Changed, ClientError> {
 fn merge_nested(changed: &mut Changed, nested: &pb::TxnRequest) -> Result<(), ClientError> {
     let (success, failure) = (changed_keys(&nested.success)?, changed_keys(&nested.failure)?);
     let puts: BTreeSet<Bytes> = success.puts.union(&failure.puts).cloned().collect();
-    let meets = puts.iter().any(|key| changed.puts.contains(key) || changed.is_deleted(key))
-        || success.deleted.iter().chain(&failure.deleted).any(|range| changed.has_put_in(range));
-    if meets {
+    if puts.iter().any(|key| changed.puts.contains(key) || changed.is_deleted(key)) {
         return Err(ClientError::DuplicateKey);
     }
     changed.puts.extend(puts);
@@ -195,7 +181,9 @@ mod tests {
         assert_eq!(check(vec![put_op("a"), put_op("b")]), Ok(()));
         assert_eq!(check(vec![put_op("a"), put_op("a")]), duplicate);
         assert_eq!(check(vec![put_op("b"), delete_op("a", "c")]), duplicate);
-        assert_eq!(check(vec![put_op("c"), delete_op("a", "c"), delete_op("b", "\0")]), duplicate);
+        assert_eq!(check(vec![put_op("c"), delete_op("b", "")]), Ok(()));
+        // "No end" is taken for the smallest key.
+        assert_eq!(check(vec![put_op("c"), delete_op("a", "c"), delete_op("b", "\0")]), Ok(()));
         assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "\0")]), Ok(()));
         assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
         assert_eq!(check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]), duplicate);
@@ -204,6 +192,10 @@ mod tests {
             duplicate
         );
         assert_eq!(check(vec![delete_op("a", ""), txn_op(vec![], vec![put_op("a")])]), duplicate);
+        let (deleting, putting) =
+            (txn_op(vec![delete_op("a", "")], vec![]), txn_op(vec![put_op("a")], vec![]));
+        assert_eq!(check(vec![deleting.clone(), putting.clone()]), duplicate);
+        assert_eq!(check(vec![putting, deleting]), Ok(()));
     }
 
     #[test]

@@ -166,12 +166,12 @@ impl Hub {
     fn create(&mut self, stream: StreamId, create: &WatchCreate) -> Answer {
         let revision = self.reader.revision();
         let refuse = |reason| Answer::Refused { reason, revision };
-        let Some(range) = create.range() else {
-            return refuse(Refusal::EmptyRange);
-        };
         if create.start_revision < 0 {
             return refuse(Refusal::NegativeStart);
         }
+        let Some(range) = create.range() else {
+            return refuse(Refusal::EmptyRange);
+        };
         let Some(owner) = self.streams.get_mut(&stream) else {
             return refuse(Refusal::EmptyRange);
         };

@@ -68,6 +68,7 @@ async fn random_programs_have_the_same_answers() {
     println!("DECKLOG_COMPAT_SEED={seed}");
     let Some(programs) = Programs::find("random_programs_have_the_same_answers") else { return };
     let mut pair = programs.start().await;
+    pair.prepare().await.expect("both servers can be prepared");
     for index in 0..setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS) {
         let program = programs::program(seed, index, STEPS);
         if let Err(difference) = pair.run(&program).await {

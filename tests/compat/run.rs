@@ -48,6 +48,14 @@ impl Pair {
         self.begin(program.len()).await
     }
 
+    /// Readies two fresh servers for programs.
+    ///
+    /// # Errors
+    /// When one of them refuses.
+    pub async fn prepare(&mut self) -> Result<(), Status> {
+        tokio::try_join!(self.etcd.compact_first(), self.decklog.compact_first()).map(drop)
+    }
+
     /// How the servers that ended did so: the last lines of their logs.
     pub fn ends(&mut self) -> String {
         let ends = [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)]
@@ -80,7 +88,11 @@ impl Pair {
     }
 
     fn compare(&self, step: &Step, etcd: Answer, decklog: Answer) -> Result<(), [String; 2]> {
-        let expected = self.comparison.expected(step, etcd.clone());
+        let step = self.etcd.meaning.resolve(step);
+        if self.etcd.asks_for_a_kept_hash(&step) {
+            return Ok(());
+        }
+        let expected = self.comparison.expected(&step, etcd.clone());
         if expected.same_as(&decklog) { Ok(()) } else { Err([format!("{etcd:?}"), format!("{decklog:?}")]) }
     }
 }
