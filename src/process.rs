@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A panic that nobody catches ends the process at once: better stopped than wrong.
 pub fn abort_on_panic() {
@@ -26,15 +26,26 @@ pub fn use_small_pages() {
     }
 }
 
-/// Waits for SIGTERM or SIGINT and names it.
-///
-/// # Errors
-/// When the system gives no handler.
-pub async fn stop_signal() -> std::io::Result<&'static str> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+/// The signals that stop the server. From the moment this is made they do not end the process by themselves.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// # Errors
+    /// When the system gives no handler.
+    pub fn listen() -> std::io::Result<Self> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Waits for SIGTERM or SIGINT, also one that came before, and names it.
+    pub async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

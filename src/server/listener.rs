@@ -169,7 +169,11 @@ async fn connection(
     stopping: watch::Receiver<bool>,
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
-    let (protocol, stream) = tokio::time::timeout(HANDSHAKE_TIMEOUT, sniff::sniff(stream)).await??;
+    let mut told = stopping.clone();
+    let (protocol, stream) = tokio::select! {
+        sniffed = tokio::time::timeout(HANDSHAKE_TIMEOUT, sniff::sniff(stream)) => sniffed??,
+        _ = told.wait_for(|stopping| *stopping) => return Ok(()),
+    };
     let service = hyper::service::service_fn(move |request| dispatcher.clone().call(request, serves));
     match protocol {
         Sniffed::Http2 => {

@@ -157,8 +157,8 @@ impl Stages {
         self.wait_until_ready().await?;
         self.announce(config).await?;
         let in_flight = InFlight::default();
-        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone()));
         let (stop, stopping) = watch::channel(false);
+        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone(), stopping.clone()));
         let options = ConnectionOptions {
             max_concurrent_streams: config.listen.max_concurrent_streams,
             keepalive_interval: config.listen.keepalive_interval,
@@ -224,7 +224,12 @@ impl Stages {
         proposed.map(drop).map_err(Error::NotReady)
     }
 
-    fn dispatcher(&self, config: &Config, in_flight: InFlight) -> Dispatcher {
+    fn dispatcher(
+        &self,
+        config: &Config,
+        in_flight: InFlight,
+        stopping: watch::Receiver<bool>,
+    ) -> Dispatcher {
         let sample = Sample {
             member: self.data_dir.member(),
             consensus: self.consensus.clone(),
@@ -247,6 +252,7 @@ impl Stages {
             consensus: self.consensus.clone(),
             in_flight,
             max_request_bytes: config.limits.max_request_bytes,
+            stopping,
         }
     }
 
