@@ -27,6 +27,16 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
+impl Output {
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
 #[derive(Default)]
 struct Stream {
     written: Mutex<Written>,
@@ -83,6 +93,20 @@ impl Captured {
         self.stdout.wait(limit, |written| enough(&written.bytes) || written.closed);
         let bytes = self.stdout.bytes();
         if enough(&bytes) { Ok(bytes) } else { Err(format!("fewer than {count} lines; {}", self.so_far())) }
+    }
+
+    /// Waits until it wrote `text` to stderr; returns what it wrote there.
+    ///
+    /// # Errors
+    /// What it wrote, when `text` is not there after `limit`, or it has ended without.
+    pub fn wait_for_stderr(&self, text: &str, limit: Duration) -> Result<String, String> {
+        let is_there = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(text);
+        self.stderr.wait(limit, |written| is_there(&written.bytes) || written.closed);
+        let bytes = self.stderr.bytes();
+        if !is_there(&bytes) {
+            return Err(format!("{text:?} is missing; {}", self.so_far()));
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Closes its stdin and waits for its end.

@@ -7,10 +7,10 @@ mod neutral;
 mod script;
 mod side;
 
-use std::path::Path;
 use std::thread;
 
 use crate::peers::peer_or_skip;
+use crate::server::decklog_program;
 use crate::servers::Server;
 use script::Script;
 use side::Side;
@@ -29,15 +29,13 @@ async fn compare(test: &str, script: &str, flags: Flags<'_>) {
     };
     let script = Script::parse(script);
     let etcd_flags = [&["--unsafe-no-fsync"], flags.etcd].concat();
-    let (etcd, decklog) = tokio::join!(
-        Server::start(&etcd, &etcd_flags),
-        Server::start(Path::new(env!("CARGO_BIN_EXE_decklog")), flags.decklog)
-    );
+    let (etcd, decklog) =
+        tokio::join!(Server::start(&etcd, &etcd_flags), Server::start(decklog_program(), flags.decklog));
     let (mut etcd, mut decklog) = (Side::new(etcd, &etcdctl).await, Side::new(decklog, &etcdctl).await);
     let (expected, found) = thread::scope(|scope| {
         let etcd = scope.spawn(|| etcd.play(&script));
-        let decklog = decklog.play(&script);
-        (etcd.join().expect("a side does not panic"), decklog)
+        let decklog = scope.spawn(|| decklog.play(&script));
+        (etcd.join().expect("a side does not panic"), decklog.join().expect("a side does not panic"))
     });
     let mut wrong = String::new();
     for ((step, expected), found) in script.steps.iter().zip(&expected).zip(&found) {
@@ -123,4 +121,9 @@ async fn member() {
 #[tokio::test]
 async fn what_comes_later() {
     compare("what_comes_later", include_str!("etcdctl/scripts/later.txt"), Flags::default()).await;
+}
+
+#[tokio::test]
+async fn restart() {
+    compare("restart", include_str!("etcdctl/scripts/restart.txt"), Flags::default()).await;
 }

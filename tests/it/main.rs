@@ -9,3 +9,5 @@ mod servers;
 mod captured;
 mod etcdctl;
 mod http_client;
+mod server;
+mod startup;

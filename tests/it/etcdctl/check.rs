@@ -1,12 +1,12 @@
 //! etcdctl's load checks: they run to their end and say their lines. Whether a machine is fast enough for them to
 //! pass is not asked here.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::captured::{Captured, Output};
 use crate::peers::peer_or_skip;
+use crate::server::decklog_program;
 use crate::servers::Server;
 
 /// `check perf` writes for 60 s, whatever load it is given.
@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 async fn check(test: &str, args: &[&str]) -> Option<(Output, String)> {
     let etcdctl = peer_or_skip(test, "etcdctl")?;
-    let server = Server::start(Path::new(env!("CARGO_BIN_EXE_decklog")), &[]).await;
+    let server = Server::start(decklog_program(), &[]).await;
     let mut command = Command::new(etcdctl);
     command.arg(format!("--endpoints=127.0.0.1:{}", server.launch.client_port)).arg("check").args(args);
     let output = Captured::run(&mut command, "", LIMIT).unwrap_or_else(|fault| panic!("{fault}"));

@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use crate::captured::Captured;
 use crate::peers::peer_or_skip;
+use crate::server::decklog_program;
 use crate::servers::Server;
 
 /// More than one of make-mirror's pages, which have 1000.
@@ -27,10 +28,8 @@ async fn make_mirror_goes_both_ways() {
     let (Some(etcd), Some(etcdctl)) = (peer_or_skip(test, "etcd"), peer_or_skip(test, "etcdctl")) else {
         return;
     };
-    let (etcd, decklog) = tokio::join!(
-        Server::start(&etcd, &["--unsafe-no-fsync"]),
-        Server::start(Path::new(env!("CARGO_BIN_EXE_decklog")), &[])
-    );
+    let (etcd, decklog) =
+        tokio::join!(Server::start(&etcd, &["--unsafe-no-fsync"]), Server::start(decklog_program(), &[]));
     mirrors(&etcdctl, &decklog, &etcd, "a").await;
     mirrors(&etcdctl, &etcd, &decklog, "b").await;
 }

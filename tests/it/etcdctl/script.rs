@@ -8,6 +8,7 @@
 //! `read w: 4`           waits until it wrote four lines
 //! `stop w`              interrupts it and waits for its end
 //! `watchers 1`          waits until the server has one watcher
+//! `restart`             stops the server as systemd does, and starts it again
 //! `expired $id`         waits until the server knows the lease no more
 //!
 //! A line `! text` below a step says that Decklog means to differ here: its output holds `text`, and etcd's does not.
@@ -34,6 +35,7 @@ pub enum Action {
     Stop { name: String },
     Watchers(usize),
     Expired(String),
+    Restart,
 }
 
 impl Script {
@@ -86,6 +88,7 @@ fn action(line: &str) -> Action {
         }
         "stop" => Action::Stop { name: rest.to_owned() },
         "watchers" => Action::Watchers(number(rest)),
+        "restart" => Action::Restart,
         "expired" => Action::Expired(rest.to_owned()),
         _ if verb.starts_with('$') => {
             let command = rest.strip_prefix("= ").unwrap_or_else(|| panic!("no = in {line:?}"));

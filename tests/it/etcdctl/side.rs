@@ -17,7 +17,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total ";
 
 pub struct Side {
-    pub server: Server,
+    server: Option<Server>,
     etcdctl: PathBuf,
     neutral: Neutral,
     running: BTreeMap<String, (Vec<String>, Captured)>,
@@ -26,11 +26,22 @@ pub struct Side {
 impl Side {
     pub async fn new(server: Server, etcdctl: &Path) -> Self {
         let neutral = Neutral::of(&server).await;
-        Self { server, etcdctl: etcdctl.to_owned(), neutral, running: BTreeMap::new() }
+        Self { server: Some(server), etcdctl: etcdctl.to_owned(), neutral, running: BTreeMap::new() }
     }
 
     pub fn log(&self) -> String {
-        self.server.launch.log()
+        self.server().launch.log()
+    }
+
+    fn server(&self) -> &Server {
+        self.server.as_ref().expect("it is there but for the time of a restart")
+    }
+
+    /// On a thread that is not one of a runtime's.
+    fn restart(&mut self) {
+        let server = self.server.take().expect("it is there but for the time of a restart");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        self.server = Some(runtime.block_on(async { Server::launch(server.stop().await).await }));
     }
 
     /// What came of each step, or why it could not be done.
@@ -75,9 +86,13 @@ impl Side {
             Action::Watchers(count) => {
                 let wanted = format!("{WATCHERS}{count}");
                 self.wait_until(|side| {
-                    let metrics = http_client::get(side.server.launch.client_port, "/metrics").body;
+                    let metrics = http_client::get(side.server().launch.client_port, "/metrics").body;
                     metrics.lines().any(|line| line == wanted)
                 })
+            }
+            Action::Restart => {
+                self.restart();
+                Ok(String::new())
             }
             Action::Expired(lease) => {
                 let args = self.filled(&["lease".to_owned(), "timetolive".to_owned(), lease.clone()]);
@@ -99,8 +114,8 @@ impl Side {
 
     fn command(&self, args: &[String]) -> Command {
         let mut command = Command::new(&self.etcdctl);
-        command.arg(format!("--endpoints={}", self.server.launch.client_url())).args(args);
-        command.current_dir(self.server.launch.folder.path());
+        command.arg(format!("--endpoints={}", self.server().launch.client_url())).args(args);
+        command.current_dir(self.server().launch.folder.path());
         command
     }
 
