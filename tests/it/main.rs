@@ -8,6 +8,7 @@ mod servers;
 
 mod captured;
 mod etcdctl;
+mod http;
 mod http_client;
 mod server;
 mod startup;
