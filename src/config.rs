@@ -14,7 +14,6 @@ mod ids;
 mod url;
 mod values;
 
-pub use crate::background::auto_compact::AutoCompaction;
 use crate::ids::{ClusterId, MemberId};
 pub use url::{Url, UrlError};
 
@@ -87,6 +86,13 @@ pub struct StorageConfig {
     /// Changes that compaction looks at in one slice, and its pause between slices.
     pub compaction_batch: usize,
     pub compaction_pause: Duration,
+}
+
+/// What automatic compaction keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    Periodic(Duration),
+    Revision(i64),
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -47,6 +47,7 @@ fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
     logging::begin(&config.log)?;
     process::abort_on_panic();
     process::use_small_pages();
+    process::use_all_files();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

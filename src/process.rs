@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A panic that nobody catches ends the process at once: better stopped than wrong.
@@ -24,6 +25,22 @@ pub fn use_small_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay on");
     }
+}
+
+/// Lets this process open as many files as it may at all: systems often begin with 1024, and every connection is one.
+pub fn use_all_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// How many files this process may have open.
+pub fn max_open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// The signals that stop the server. From the moment this is made they do not end the process by themselves.

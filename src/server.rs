@@ -3,11 +3,13 @@
 
 mod apply_stage;
 mod body;
+mod coalesce;
 mod dispatch;
 mod http;
 mod in_flight;
 mod listener;
 mod open;
+mod places;
 mod sniff;
 mod stages;
 mod stop;

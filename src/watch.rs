@@ -56,8 +56,7 @@ pub enum Refusal {
     EmptyRange,
     #[error("mvcc: duplicate watch ID provided on the WatchStream")]
     DuplicateId,
-    /// As etcd: this one carries the text of the gRPC error.
-    #[error("etcdserver: mvcc: required revision has been compacted")]
+    #[error("mvcc: required revision has been compacted")]
     NegativeStart,
 }
 

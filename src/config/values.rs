@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::flags::{self, FLAGS, Flag, Kind, Use};
+use super::flags::{self, Flag, Kind, Use};
 use super::{Error, Url, duration, file};
 
 /// Flags that only the command line has.
@@ -179,8 +179,14 @@ impl Values {
     }
 }
 
+/// However it is written.
 fn is_default(flag: &Flag, value: &str) -> bool {
-    value == flag.default || (flag.kind == Kind::Bool && go_bool(value) == go_bool(flag.default))
+    let same = match flag.kind {
+        Kind::Bool => go_bool(value) == go_bool(flag.default),
+        Kind::Duration => duration::parse(value) == duration::parse(flag.default),
+        Kind::Text | Kind::Unsigned | Kind::Signed | Kind::Urls => false,
+    };
+    same || value == flag.default
 }
 
 /// What Go's `strconv.ParseBool` takes.
@@ -219,7 +225,7 @@ pub fn unknown(name: &str) -> Error {
             flags::find(stable).map_or(String::new(), |flag| format!("; --{} took its place", flag.name));
         format!("etcd 3.7 has no --experimental flags any more{successor}")
     } else {
-        let names = FLAGS.iter().map(|flag| flag.name).chain(COMMAND_LINE_ONLY);
+        let names = flags::all().map(|flag| flag.name).chain(COMMAND_LINE_ONLY);
         match names.map(|known| (distance(name, known), known)).min() {
             Some((near, known)) if near <= 3 => format!("did you mean --{known}?"),
             _ => "--help lists all flags".to_owned(),

@@ -28,6 +28,13 @@ impl KeyRange {
             _ => Self::Span(key.clone(), Some(range_end.clone())),
         }
     }
+
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Self::One(one) => one == key,
+            Self::Span(from, to) => from <= key && to.as_ref().is_none_or(|to| key < to),
+        }
+    }
 }
 
 /// What a range found.

@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::history::Version;
-use super::read::{Shared, Tail, View};
-use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, REVISION};
+use super::read::{Root, Shared, Tail, View};
+use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, Operations, REVISION};
 use super::{Error, decode};
 use crate::ids::{FullRevision, LeaseId, Revision};
 use crate::storage::{self, Store, StoredChange, Table};
@@ -48,10 +48,11 @@ impl Keyspace {
         let keyspace = Self {
             prune_from: scheduled.map(|_| Vec::new()),
             view,
-            shared: Arc::new(shared),
+            shared: Arc::new(Root::new(shared)),
             pending: Vec::new(),
             changes: Vec::new(),
             tables: Vec::new(),
+            operations: Operations::default(),
         };
         Ok(Recovered { keyspace, attachments, compaction_is_open: scheduled > finished })
     }

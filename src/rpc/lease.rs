@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::header::Headers;
 use super::quota::Quota;
 use super::status::ClientError;
-use super::{mismatched, validate};
+use super::{count_failure, mismatched, validate};
 use crate::command::{Kind, Outcome, Rejection};
 use crate::consensus::{ConsensusError, Handle};
 use crate::ids::LeaseId;
@@ -126,7 +126,10 @@ impl Lease for LeaseService {
             while let Some(request) = requests.message().await.transpose() {
                 let answer = match request {
                     Ok(request) => service.renew(LeaseId(request.id)).await,
-                    Err(status) => Err(status),
+                    Err(status) => {
+                        count_failure(&service.metrics, "lease-keepalive", &status);
+                        Err(status)
+                    }
                 };
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {

@@ -20,6 +20,14 @@ use crate::rpc::ClientError;
 /// A gRPC message begins with one byte of flags and four of length.
 const PREFIX_BYTES: usize = 5;
 
+/// Messages that begin in a piece, their bytes without what frames them, and the largest.
+#[derive(Default)]
+struct Begun {
+    messages: u64,
+    bytes: u64,
+    largest: usize,
+}
+
 /// Finds where messages begin, whatever pieces they come in.
 #[derive(Default)]
 struct Framing {
@@ -29,9 +37,9 @@ struct Framing {
 }
 
 impl Framing {
-    /// Goes over a piece; returns how many messages began in it and the largest of them.
-    fn pass(&mut self, mut data: &[u8]) -> (u64, usize) {
-        let (mut begun, mut largest) = (0, 0);
+    /// Goes over a piece; returns what began in it.
+    fn pass(&mut self, mut data: &[u8]) -> Begun {
+        let mut begun = Begun::default();
         while !data.is_empty() {
             if self.left > 0 {
                 let skip = self.left.min(data.len());
@@ -47,11 +55,12 @@ impl Framing {
                 let [_, length @ ..] = self.prefix;
                 self.left = u32::from_be_bytes(length) as usize;
                 self.have = 0;
-                begun += 1;
-                largest = largest.max(self.left);
+                begun.messages += 1;
+                begun.bytes += self.left as u64;
+                begun.largest = begun.largest.max(self.left);
             }
         }
-        (begun, largest)
+        begun
     }
 }
 
@@ -95,9 +104,9 @@ impl Body for RequestBody {
         };
         let frame = frame?;
         if let Some(data) = frame.data_ref() {
-            let (begun, largest) = self.framing.pass(data);
-            self.messages.inc_by(begun);
-            self.bytes.inc_by(data.len() as u64);
+            let Begun { messages, bytes, largest } = self.framing.pass(data);
+            self.messages.inc_by(messages);
+            self.bytes.inc_by(bytes);
             if largest > self.max_message_bytes {
                 let limit = self.max_message_bytes;
                 let text = format!("grpc: received message larger than max ({largest} vs. {limit})");
@@ -197,10 +206,11 @@ impl Body for ResponseBody {
                 let frame = ready!(Pin::new(inner).poll_frame(context));
                 if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
                     if let Some(data) = frame.data_ref() {
+                        let begun = framing.0.pass(data);
                         if let Some(rpc) = open.rpc() {
-                            rpc.sent.inc_by(framing.0.pass(data).0);
+                            rpc.sent.inc_by(begun.messages);
                         }
-                        open.metrics.sent_bytes.inc_by(data.len() as u64);
+                        open.metrics.sent_bytes.inc_by(begun.bytes);
                     } else if let Some(trailers) = frame.trailers_ref() {
                         open.ended(trailers);
                         *answered = None;
@@ -266,8 +276,9 @@ mod tests {
             }
             let mut framing = Framing::default();
             let found: Vec<_> = bytes.chunks(piece).map(|piece| framing.pass(piece)).collect();
-            prop_assert_eq!(found.iter().map(|(begun, _)| begun).sum::<u64>(), sizes.len() as u64);
-            prop_assert_eq!(found.iter().map(|(_, largest)| *largest).max(), sizes.iter().copied().max().or(found.first().map(|_| 0)));
+            prop_assert_eq!(found.iter().map(|begun| begun.messages).sum::<u64>(), sizes.len() as u64);
+            prop_assert_eq!(found.iter().map(|begun| begun.bytes).sum::<u64>(), sizes.iter().sum::<usize>() as u64);
+            prop_assert_eq!(found.iter().map(|begun| begun.largest).max().unwrap_or(0), sizes.iter().copied().max().unwrap_or(0));
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::consensus::Handle;
 use crate::ids::MemberId;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
+use crate::rpc::ClientError;
 use crate::version::{CLUSTER_VERSION, DECKLOG_VERSION, ETCD_VERSION};
 use crate::wire::etcdserverpb::{AlarmType, RangeRequest};
 
@@ -211,7 +212,8 @@ impl HttpEndpoints {
             Check::NonLearner => Ok(()),
             Check::SerializableRead => self.read(),
             Check::LinearizableRead => {
-                self.consensus.read_barrier().await.map_err(|error| format!("etcdserver: {error}"))?;
+                let barrier = self.consensus.read_barrier().await;
+                barrier.map_err(|error| ClientError::from(error).text().to_owned())?;
                 self.read()
             }
         }

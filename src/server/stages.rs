@@ -14,6 +14,7 @@ use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
 use super::open::{Listener, Opened};
+use super::places::Places;
 use super::stop::{Front, Running, StageEnd};
 use crate::apply::Applier;
 use crate::background;
@@ -27,6 +28,7 @@ use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
+use crate::process;
 use crate::rpc;
 use crate::watch as watching;
 use crate::watch::{HubOptions, WatchHub};
@@ -67,7 +69,8 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         max_request_bytes: config.limits.max_request_bytes,
         request_timeout: config.raft.request_timeout(),
     };
-    let (consensus_loop, consensus, stopper, committed) = Loop::new(node, options);
+    let (consensus_loop, consensus, stopper, committed) =
+        Loop::new(node, options, metrics.request_seconds.clone());
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
     let hub_options = HubOptions { progress_interval: config.progress_notify_interval };
@@ -124,6 +127,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
 
 fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
+        write_seconds: metrics.store_write_seconds.clone(),
         flush_seconds: metrics.store_flush_seconds.clone(),
         slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
         compaction_milliseconds: metrics.compaction_milliseconds.clone(),
@@ -170,15 +174,21 @@ impl Stages {
         let mut front_threads = Vec::new();
         for (number, queue) in queues.into_iter().enumerate() {
             let serve = listener::serve(queue, dispatcher.clone(), options, stopping.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // What other threads woke runs first: all answers of a batch are made before a connection writes them.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .global_queue_interval(1)
+                .enable_all()
+                .build()?;
             let name = format!("front-{number}");
             front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
         }
+        let places = Places::new(process::max_open_files());
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for Listener { socket, serves } in listeners {
             addresses.push(socket.local_addr()?);
             let listener = tokio::net::TcpListener::from_std(socket)?;
-            tokio::spawn(listener::accept(listener, serves, workers.clone(), stopping.clone()));
+            let (workers, places) = (workers.clone(), places.clone());
+            tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
         let mut jobs = tokio::task::JoinSet::new();
         jobs.spawn(background::leases::run(
@@ -285,6 +295,7 @@ impl Stages {
             hub: self.watches.clone(),
             headers: headers.clone(),
             max_fragment_bytes: config.limits.max_request_bytes + MEBIBYTE / 2,
+            metrics: metrics.clone(),
         };
         let lease = rpc::LeaseService {
             consensus: consensus.clone(),

@@ -3,7 +3,7 @@
 mod catch_up;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::index::Index;
@@ -112,10 +112,16 @@ impl Hub {
     /// Carries out a stream's request.
     pub fn request(&mut self, request: Request) {
         let Request { stream, command, place, _room } = request;
+        if self.watchers.len() == self.free.len() {
+            // While nobody watched, changes may have gone by.
+            self.missed_changes();
+        }
         match command {
             Command::Open { sender, queued_bytes } => {
                 self.streams.insert(stream, Stream::new(sender, queued_bytes));
                 self.stats.streams.fetch_add(1, Ordering::Relaxed);
+                // Counted before its watchers ask for the revision: see `HubInput::publish`.
+                fence(Ordering::SeqCst);
             }
             Command::Create(create) => {
                 let answer = self.create(stream, &create);
