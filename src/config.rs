@@ -2,7 +2,7 @@
 //! Nothing reads the environment later.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod build;
@@ -110,6 +110,13 @@ pub struct LogConfig {
     pub outputs: Vec<String>,
 }
 
+impl LogConfig {
+    /// Whether lines go anywhere but to stderr.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.outputs.iter().any(|output| !matches!(output.as_str(), "default" | "stderr"))
+    }
+}
+
 impl RaftConfig {
     /// How long a request waits for its outcome: 5 s and two elections, as in etcd.
     pub fn request_timeout(&self) -> Duration {
@@ -186,17 +193,22 @@ pub enum Error {
 }
 
 /// Arguments (without the program's name) and variables become a configuration, or a text to print.
+/// `is_initialised` says whether a data directory holds a member already.
 ///
 /// # Errors
 /// See `Error`.
-pub fn load(args: Vec<OsString>, env: &[(OsString, OsString)]) -> Result<Invocation, Error> {
+pub fn load(
+    args: Vec<OsString>,
+    env: &[(OsString, OsString)],
+    is_initialised: &dyn Fn(&Path) -> bool,
+) -> Result<Invocation, Error> {
     match values::read(args, env)? {
         values::Asked::Version => Ok(Invocation::Print(help::version())),
         values::Asked::Help => Ok(Invocation::Print(help::text())),
         values::Asked::Values(values) => {
             let socket = env.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
             let socket = socket.map(|(_, value)| value.to_string_lossy().into_owned());
-            Ok(Invocation::Serve(Box::new(build::build(values, socket)?)))
+            Ok(Invocation::Serve(Box::new(build::build(values, socket, is_initialised)?)))
         }
     }
 }

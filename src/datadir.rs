@@ -102,6 +102,11 @@ impl DataDir {
     }
 }
 
+/// Whether a directory holds a member already. Touches nothing.
+pub fn is_initialised(root: &Path) -> bool {
+    root.join(IDENTITY).exists()
+}
+
 /// The ids of a directory that is only looked at.
 ///
 /// # Errors

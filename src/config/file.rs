@@ -26,7 +26,12 @@ const SOCKET_BLOCK: &str = "socket-options";
 pub fn read(path: &str, others_given: bool) -> Result<Values, Error> {
     let fault = |what: String| Error::File { path: path.to_owned(), what };
     let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    let parsed: Value = serde_saphyr::from_str(&text).map_err(|error| fault(error.to_string()))?;
+    let parsed: Value = serde_saphyr::from_str(&text).map_err(|error| {
+        // Below its first line the parser shows the place in the text.
+        let told = error.to_string();
+        let line = told.lines().next().unwrap_or_default();
+        fault(line.strip_prefix("error: ").unwrap_or(line).to_owned())
+    })?;
     let map = match parsed {
         Value::Object(map) => map,
         Value::Null => serde_json::Map::new(),

@@ -9,6 +9,8 @@ use super::{Error, Url, duration, file};
 
 /// Flags that only the command line has.
 const COMMAND_LINE_ONLY: [&str; 3] = ["config-file", "version", "help"];
+/// Flags beside those of discovery that only the first start of a member reads, as in etcd.
+const FIRST_START_ONLY: [&str; 3] = ["initial-cluster", "initial-cluster-state", "initial-cluster-token"];
 /// Variables that look like flags and are none.
 const NOT_FLAGS: [&str; 2] = ["ETCD_VERSION", "ETCD_CONFIG_FILE"];
 
@@ -54,6 +56,7 @@ pub fn read(args: Vec<OsString>, env: &[(OsString, OsString)]) -> Result<Asked, 
         let value = match value {
             Some(value) => value,
             None if is_bool => "true".to_owned(),
+            None if flags::find(name).is_none() && name != "config-file" => return Err(unknown(name)),
             None => args.next().ok_or_else(|| Error::NeedsValue(name.to_owned()))?,
         };
         if name == "config-file" {
@@ -143,6 +146,14 @@ impl Values {
 
     pub fn urls(&self, name: &'static str) -> Vec<Url> {
         parse_urls(self.text(name)).unwrap_or_default()
+    }
+
+    /// Forgets what only the first start of a member asks for.
+    pub fn forget_first_start(&mut self) {
+        self.given.retain(|name, _| {
+            let is_first_start = name.starts_with("discovery") || FIRST_START_ONLY.contains(name);
+            !is_first_start
+        });
     }
 
     /// Refuses what must not be ignored, and notes what is.

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use super::in_flight::Guard;
 use crate::metrics::{Metrics, Rpc};
+use crate::rpc::ClientError;
 
 /// A gRPC message begins with one byte of flags and four of length.
 const PREFIX_BYTES: usize = 5;
@@ -70,12 +71,18 @@ pub struct RequestBody {
     max_message_bytes: usize,
     messages: IntCounter,
     bytes: IntCounter,
+    until: Option<Until>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, rpc: &Rpc, metrics: &Metrics, max_message_bytes: usize) -> Self {
         let (messages, bytes) = (rpc.received.clone(), metrics.received_bytes.clone());
-        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes }
+        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes, until: None }
+    }
+
+    /// Ends it when `end` is ready, whether or not the client has more to say: who waits for more lets go then.
+    pub fn end_when(&mut self, end: Until) {
+        self.until = Some(end);
     }
 }
 
@@ -87,6 +94,11 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.until.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready()) {
+            // It is asked no more after its end.
+            self.until = None;
+            return Poll::Ready(None);
+        }
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)) else {
             return Poll::Ready(None);
         };
@@ -142,9 +154,12 @@ impl Answered {
 
 /// A response's body.
 pub enum ResponseBody {
-    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered> },
+    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered>, until: Option<Until> },
     Http(Full<Bytes>),
 }
+
+/// Becomes ready when an answer that has no end of its own must end.
+pub type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How far a response has been counted.
 #[derive(Default)]
@@ -157,7 +172,16 @@ impl ResponseBody {
         if ended {
             answered.ended(headers);
         }
-        Self::Grpc { inner, framing: FramingState::default(), answered: (!ended).then_some(answered) }
+        let (framing, answered) = (FramingState::default(), (!ended).then_some(answered));
+        Self::Grpc { inner, framing, answered, until: None }
+    }
+
+    /// Cuts it off when `end` is ready, in words that make clients try again. A stream that ended well would tell
+    /// them that all is done: etcd's client for Go closes a watch for good then.
+    pub fn stop_when(&mut self, end: Until) {
+        if let Self::Grpc { until, .. } = self {
+            *until = Some(end);
+        }
     }
 }
 
@@ -171,7 +195,14 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Http(full) => Pin::new(full).poll_frame(context).map_err(Into::into),
-            Self::Grpc { inner, framing, answered } => {
+            Self::Grpc { inner, framing, answered, until } => {
+                if let Some(end) = until
+                    && answered.is_some()
+                    && end.as_mut().poll(context).is_ready()
+                {
+                    *until = None;
+                    return Poll::Ready(Some(Ok(Frame::trailers(stopped(inner, answered)))));
+                }
                 let frame = ready!(Pin::new(inner).poll_frame(context));
                 if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
                     if let Some(data) = frame.data_ref() {
@@ -203,6 +234,20 @@ impl Body for ResponseBody {
             Self::Grpc { inner, .. } => inner.size_hint(),
         }
     }
+}
+
+/// Ends an answer; these are its trailers.
+fn stopped(inner: &mut tonic::body::Body, answered: &mut Option<Answered>) -> HeaderMap {
+    *inner = tonic::body::Body::empty();
+    let status = Status::from(ClientError::Stopped);
+    if let Some(open) = answered.take() {
+        open.ended_with(status.code());
+    }
+    let mut trailers = HeaderMap::new();
+    if let Err(error) = status.add_header(&mut trailers) {
+        tracing::debug!(%error, "a stream ends without words");
+    }
+    trailers
 }
 
 impl Drop for ResponseBody {

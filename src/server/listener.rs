@@ -10,10 +10,11 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::coalesce::coalesce;
 use super::dispatch::{Dispatcher, Serves};
+use super::places::Places;
 use super::sniff::{self, Sniffed};
 
 /// Connections that a worker has not begun to serve.
@@ -46,6 +47,8 @@ pub struct ConnectionOptions {
 pub struct Accepted {
     stream: std::net::TcpStream,
     serves: Serves,
+    /// Given back when the connection has ended.
+    place: OwnedSemaphorePermit,
 }
 
 /// Opens a socket to accept on; with `reuse_port` another process may accept on the same port.
@@ -73,18 +76,25 @@ pub async fn accept(
     listener: TcpListener,
     serves: Serves,
     workers: Arc<Workers>,
+    places: Places,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut back_off = FIRST_BACK_OFF;
+    let mut told = None;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let place = places.take(serves, &mut told).await.map_err(io::Error::other)?;
+            let (stream, _) = listener.accept().await?;
+            Ok((stream.into_std()?, place))
+        };
+        let accepted: io::Result<_> = tokio::select! {
+            accepted = next => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
-        match accepted.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => {
+        match accepted {
+            Ok((stream, place)) => {
                 back_off = FIRST_BACK_OFF;
-                workers.give(Accepted { stream, serves });
+                workers.give(Accepted { stream, serves, place });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -132,7 +142,7 @@ pub async fn serve(
             accepted = connections.recv() => accepted,
             _ = told.wait_for(|stopping| *stopping) => None,
         };
-        let Some(Accepted { stream, serves }) = accepted else {
+        let Some(Accepted { stream, serves, place }) = accepted else {
             break;
         };
         let (dispatcher, stopping, open) = (dispatcher.clone(), stopping.clone(), open.clone());
@@ -140,7 +150,7 @@ pub async fn serve(
             if let Err(error) = connection(stream, serves, dispatcher, options, stopping).await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(open);
+            drop((open, place));
         });
     }
     drop(open);
@@ -182,7 +192,11 @@ async fn connection(
 ) -> Result<(), BoxError> {
     let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
-    let (protocol, stream) = tokio::time::timeout(HANDSHAKE_TIMEOUT, sniff::sniff(stream)).await??;
+    let mut told = stopping.clone();
+    let (protocol, stream) = tokio::select! {
+        sniffed = tokio::time::timeout(HANDSHAKE_TIMEOUT, sniff::sniff(stream)) => sniffed??,
+        _ = told.wait_for(|stopping| *stopping) => return Ok(()),
+    };
     let (stream, output) = coalesce(stream);
     let service = hyper::service::service_fn(move |request| dispatcher.clone().call(request, serves));
     match protocol {

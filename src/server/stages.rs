@@ -14,6 +14,7 @@ use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
 use super::open::{Listener, Opened};
+use super::places::Places;
 use super::stop::{Front, Running, StageEnd};
 use crate::apply::Applier;
 use crate::background;
@@ -27,6 +28,7 @@ use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
+use crate::process;
 use crate::rpc;
 use crate::watch as watching;
 use crate::watch::{HubOptions, WatchHub};
@@ -159,8 +161,8 @@ impl Stages {
         self.wait_until_ready().await?;
         self.announce(config).await?;
         let in_flight = InFlight::default();
-        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone()));
         let (stop, stopping) = watch::channel(false);
+        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone(), stopping.clone()));
         let options = ConnectionOptions {
             max_concurrent_streams: config.listen.max_concurrent_streams,
             keepalive_interval: config.listen.keepalive_interval,
@@ -180,11 +182,13 @@ impl Stages {
             let name = format!("front-{number}");
             front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
         }
+        let places = Places::new(process::max_open_files());
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for Listener { socket, serves } in listeners {
             addresses.push(socket.local_addr()?);
             let listener = tokio::net::TcpListener::from_std(socket)?;
-            tokio::spawn(listener::accept(listener, serves, workers.clone(), stopping.clone()));
+            let (workers, places) = (workers.clone(), places.clone());
+            tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
         let mut jobs = tokio::task::JoinSet::new();
         jobs.spawn(background::leases::run(
@@ -230,7 +234,12 @@ impl Stages {
         proposed.map(drop).map_err(Error::NotReady)
     }
 
-    fn dispatcher(&self, config: &Config, in_flight: InFlight) -> Dispatcher {
+    fn dispatcher(
+        &self,
+        config: &Config,
+        in_flight: InFlight,
+        stopping: watch::Receiver<bool>,
+    ) -> Dispatcher {
         let sample = Sample {
             member: self.data_dir.member(),
             consensus: self.consensus.clone(),
@@ -253,6 +262,7 @@ impl Stages {
             consensus: self.consensus.clone(),
             in_flight,
             max_request_bytes: config.limits.max_request_bytes,
+            stopping,
         }
     }
 
