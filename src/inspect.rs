@@ -174,7 +174,7 @@ impl Report {
             self.table(&*store, table)?;
         }
         let reader = Keyspace::recover(store)?.keyspace.reader();
-        let hash = reader.snapshot().hash_kv(0)?;
+        let hash = reader.hash_kv(0)?;
         writeln!(
             self.text,
             "  revision {}, compacted at {}, {} keys, HashKV {}",
