@@ -174,7 +174,7 @@ impl Naive {
             Kind::LeaseCheckpoint(request) => {
                 for checkpoint in &request.checkpoints {
                     if let Some(lease) = self.leases.get_mut(&checkpoint.id) {
-                        lease.remaining = checkpoint.remaining_ttl;
+                        lease.remaining = checkpoint.remaining_ttl.min(lease.ttl);
                     }
                 }
                 Ok(Outcome::LeaseCheckpoint)

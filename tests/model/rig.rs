@@ -134,6 +134,29 @@ impl Rig {
 
     /// Gives the store up to so many rounds as one, as the mailbox merges them.
     pub fn persist(&mut self, rounds: usize) {
+        let (merged, compact) = self.merge(rounds);
+        let running = self.running();
+        if merged.applied.index > running.store.applied().index {
+            running.persist.write(&merged).expect("written");
+        }
+        if let Some(revision) = compact {
+            running.persist.begin_compaction(revision);
+        }
+    }
+
+    /// The same, but readers have not heard yet that the store has it: what is in both must be seen once.
+    pub fn persist_unnoticed(&mut self, rounds: usize) {
+        let (merged, compact) = self.merge(rounds);
+        let running = self.running();
+        if merged.applied.index > running.store.applied().index {
+            running.store.write(&merged).expect("written");
+        }
+        if let Some(revision) = compact {
+            running.persist.begin_compaction(revision);
+        }
+    }
+
+    fn merge(&mut self, rounds: usize) -> (Round, Option<Revision>) {
         let running = self.running();
         let (mut merged, mut compact) = (Round::default(), None);
         let rounds = rounds.min(running.rounds.len());
@@ -143,12 +166,7 @@ impl Rig {
             merged.tables.extend(round.tables);
             compact = compacted.or(compact);
         }
-        if rounds > 0 {
-            running.persist.write(&merged).expect("written");
-        }
-        if let Some(revision) = compact {
-            running.persist.begin_compaction(revision);
-        }
+        (merged, compact)
     }
 
     pub fn compact(&mut self, changes: usize) {

@@ -62,7 +62,10 @@ impl Run {
                 10..=12 => self.publish(),
                 13 | 14 => {
                     let rounds = self.programs.random.random_range(1..4);
-                    self.rig.persist(rounds);
+                    match self.programs.random.random_range(0..4) {
+                        0 => self.rig.persist_unnoticed(rounds),
+                        _ => self.rig.persist(rounds),
+                    }
                 }
                 15 | 16 => self.rig.compact(self.programs.random.random_range(1..60)),
                 17 => self.rig.defragment(),
