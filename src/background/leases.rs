@@ -70,8 +70,9 @@ pub async fn checkpoint(leases: &Leases, consensus: &Handle, longer_than: Durati
     let ids = leases.to_checkpoint(Instant::now(), longer_than);
     for some in ids.chunks(MAX_CHECKPOINTS_PER_COMMAND) {
         let ordered = leases.order_checkpoint(some, Instant::now(), |left| {
-            let checkpoints =
-                left.iter().map(|(id, remaining)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: *remaining });
+            let checkpoints = left
+                .iter()
+                .map(|(id, remaining)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: *remaining });
             let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.collect() };
             consensus.order(&Kind::LeaseCheckpoint(request).into())
         });

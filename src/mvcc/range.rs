@@ -171,7 +171,8 @@ impl Source<'_> {
         match range {
             KeyRange::One(key) => {
                 let version = self.view.tree.get(key).and_then(|history| history.at(at));
-                let row = version.filter(|version| !version.is_tombstone()).map(|version| (&key[..], version));
+                let row =
+                    version.filter(|version| !version.is_tombstone()).map(|version| (&key[..], version));
                 row.into_iter().take(limit).collect()
             }
             KeyRange::Span(from, to) => {

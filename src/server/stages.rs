@@ -29,7 +29,7 @@ use crate::mvcc::Reader;
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
 use crate::rpc;
 use crate::watch as watching;
-use crate::watch::{HubOptions, WatchHub};
+use crate::watch::{HubLimits, HubOptions, WatchHub};
 use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 
 /// Largest number of front-end threads: beyond it the stages behind are what limits.
@@ -70,7 +70,8 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
     let (consensus_loop, consensus, stopper, committed) = Loop::new(node, options);
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
-    let hub_options = HubOptions { progress_interval: config.progress_notify_interval };
+    let hub_options =
+        HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::default() };
     let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options);
     let mailbox = Arc::new(Mailbox::default());
     let parts = PersistParts {

@@ -13,8 +13,6 @@ use super::{HubOptions, HubStats, Queued, WatchCreate, WatchHub};
 use crate::ids::Revision;
 use crate::mvcc::{self, Change, Reader};
 
-/// Batches that wait for the hub; when there are more it reads what it missed from the store.
-const MAX_QUEUED_BATCHES: usize = 1024;
 /// Requests of all streams that wait for the hub.
 const MAX_QUEUED_REQUESTS: usize = 4096;
 /// How often streams without room are looked at again.
@@ -77,7 +75,7 @@ pub struct HubThread {
 
 /// A hub at the reader's revision with its two ends.
 pub fn connect(reader: Reader, options: HubOptions) -> (HubThread, HubInput, WatchHub) {
-    let (batch_sender, batches) = bounded(MAX_QUEUED_BATCHES);
+    let (batch_sender, batches) = bounded(options.limits.queued_batches);
     // Twice: closing a stream needs no permit.
     let (request_sender, requests) = bounded(2 * MAX_QUEUED_REQUESTS);
     let lagged = Arc::new(AtomicBool::new(false));
@@ -87,6 +85,7 @@ pub fn connect(reader: Reader, options: HubOptions) -> (HubThread, HubInput, Wat
         requests: request_sender,
         places: Arc::new(Semaphore::new(MAX_QUEUED_REQUESTS)),
         next_stream: Arc::new(AtomicU64::new(1)),
+        queued_sends: options.limits.queued_sends,
         stats: stats.clone(),
     };
     let hub = Hub::new(reader, options, stats.clone(), Instant::now());
@@ -113,22 +112,38 @@ impl HubThread {
                     Err(_closed) => return Ok(()),
                 },
                 recv(self.requests) -> request => match request {
-                    Ok(request) => {
-                        self.drain_batches()?;
-                        self.hub.request(request);
-                    }
+                    Ok(request) => self.request(request)?,
                     Err(_closed) => return Ok(()),
                 },
                 default(wait) => {}
             }
-            self.stats.waiting_batches.store(self.batches.len() as u64, Ordering::Relaxed);
-            self.drain_batches()?;
-            if self.lagged.swap(false, Ordering::AcqRel) {
-                self.hub.missed_changes();
-            }
-            self.hub.tick(Instant::now());
-            self.hub.catch_up()?;
+            self.turn(Instant::now())?;
         }
+    }
+
+    /// What is done between two waits: a request and all batches that are there, what time brings, and a slice for
+    /// the watchers that are behind. Never waits, so that a simulation can drive it.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn turn(&mut self, now: Instant) -> Result<(), mvcc::Error> {
+        if let Ok(request) = self.requests.try_recv() {
+            self.request(request)?;
+        }
+        self.stats.waiting_batches.store(self.batches.len() as u64, Ordering::Relaxed);
+        self.drain_batches()?;
+        if self.lagged.swap(false, Ordering::AcqRel) {
+            self.hub.missed_changes();
+        }
+        self.hub.tick(now);
+        self.hub.catch_up()
+    }
+
+    /// A request is carried out after every change that could be seen when it was made.
+    fn request(&mut self, request: Request) -> Result<(), mvcc::Error> {
+        self.drain_batches()?;
+        self.hub.request(request);
+        Ok(())
     }
 
     fn drain_batches(&mut self) -> Result<(), mvcc::Error> {

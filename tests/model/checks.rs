@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use decklog::ids::{FullRevision, Revision};
 use decklog::mvcc::{Change, ChangeKind, Error, RangeCursor, Reader, Snapshot};
-use decklog::wire::{EncodedKeyValue, KeyValue};
 use decklog::wire::etcdserverpb as pb;
+use decklog::wire::{EncodedKeyValue, KeyValue};
 use rand::Rng;
 
 use crate::naive::{Event, Naive, Pin, Refused, to_pair};
@@ -110,12 +110,18 @@ impl Held {
             Ok(done) => done.0,
             Err(Error::Compacted) if from < naive.compacted => return,
             Err(error) => {
-                assert_eq!(naive.events_in(self.pin, from, through).err(), Some(refusal(&error)), "{}", what());
+                assert_eq!(
+                    naive.events_in(self.pin, from, through).err(),
+                    Some(refusal(&error)),
+                    "{}",
+                    what()
+                );
                 return;
             }
         };
         // Whole revisions, and all of them as far as it says.
-        let expected = naive.events_in(self.pin, from, done).unwrap_or_else(|why| panic!("{why:?}, {}", what()));
+        let expected =
+            naive.events_in(self.pin, from, done).unwrap_or_else(|why| panic!("{why:?}, {}", what()));
         let expected: Vec<Change> = expected.into_iter().map(to_change).collect();
         assert_eq!(found, expected, "{}", what());
         if found.len() < enough {
@@ -183,8 +189,10 @@ impl Stream {
         if !done {
             return true;
         }
-        let merged =
-            decklog::mvcc::RangeAnswer { pairs: std::mem::take(&mut self.got), ..self.cursor.summary(self.limit) };
+        let merged = decklog::mvcc::RangeAnswer {
+            pairs: std::mem::take(&mut self.got),
+            ..self.cursor.summary(self.limit)
+        };
         assert_eq!(merged, self.expected, "at {}", self.at);
         false
     }

@@ -61,12 +61,21 @@ struct Naive {
 /// What stands in the log and is not applied.
 #[derive(Clone, Debug)]
 enum Entry {
-    Grant { id: i64, ttl: i64 },
+    Grant {
+        id: i64,
+        ttl: i64,
+    },
     Revoke(i64),
     Checkpoint(Vec<(i64, i64)>),
     /// The checkpoint of a renewed lease is lifted; its client is told then.
-    Lift { id: i64, promised: Instant },
-    Attach { key: Bytes, id: i64 },
+    Lift {
+        id: i64,
+        promised: Instant,
+    },
+    Attach {
+        key: Bytes,
+        id: i64,
+    },
     Detach(Bytes),
 }
 
@@ -170,7 +179,8 @@ impl Run {
         };
         match entry {
             Entry::Grant { id, ttl } => {
-                let expected = if self.naive.contains_key(&id) { Err(Rejection::LeaseExists) } else { Ok(ttl) };
+                let expected =
+                    if self.naive.contains_key(&id) { Err(Rejection::LeaseExists) } else { Ok(ttl) };
                 assert_eq!(self.leases.grant(LeaseId(id), ttl), expected);
                 if expected.is_ok() {
                     self.naive.insert(id, Naive { ttl, ..Naive::default() });
@@ -292,7 +302,8 @@ impl Run {
         self.start_all();
         let found = self.leases.time_to_live(LeaseId(id), keys, self.now);
         let expected = self.naive.get(&id).map(|lease| {
-            let left = i64::try_from(lease.end().saturating_duration_since(self.now).as_secs()).expect("small");
+            let left =
+                i64::try_from(lease.end().saturating_duration_since(self.now).as_secs()).expect("small");
             let keys = if keys { lease.keys.iter().cloned().collect() } else { Vec::new() };
             (left, lease.ttl, keys)
         });

@@ -8,6 +8,7 @@ mod naive;
 mod programs;
 mod rig;
 mod state_machine;
+mod watching;
 
 /// How many runs, and the seed of the first; printed, so that a failure can be repeated.
 fn runs(default: u64) -> impl Iterator<Item = u64> {

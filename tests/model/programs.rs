@@ -43,7 +43,8 @@ fn prefix_end(prefix: &[u8]) -> Bytes {
 impl Programs {
     pub fn new(seed: u64, large_values: bool) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
-        let few = ["a", "aa", "ab", "b", "b\0", "b\0\0", "c", "cc", "d"].map(|key| Bytes::from_static(key.as_bytes()));
+        let few = ["a", "aa", "ab", "b", "b\0", "b\0\0", "c", "cc", "d"]
+            .map(|key| Bytes::from_static(key.as_bytes()));
         let mut keys = few.to_vec();
         keys.extend([&[0xff][..], &[0xff, 0xff], &[0xfe, 0xff]].map(Bytes::from_static));
         if random.random_ratio(1, 3) {
@@ -233,7 +234,11 @@ impl Programs {
             }
             33..=35 => Kind::LeaseGrant(pb::LeaseGrantRequest {
                 id: self.random.random_range(0..=LEASES),
-                ttl: if self.random.random_ratio(1, 20) { 9_000_000_001 } else { self.random.random_range(1..5000) },
+                ttl: if self.random.random_ratio(1, 20) {
+                    9_000_000_001
+                } else {
+                    self.random.random_range(1..5000)
+                },
             }),
             36 => Kind::LeaseRevoke(pb::LeaseRevokeRequest { id: self.random.random_range(1..=LEASES) }),
             37 | 38 => {

@@ -173,6 +173,10 @@ impl Rig {
         self.running().persist.step_compaction(changes).expect("compacted");
     }
 
+    pub fn is_compacting(&mut self) -> bool {
+        self.running().persist.is_compacting()
+    }
+
     pub fn defragment(&mut self) {
         self.running().store.defragment().expect("defragmented");
     }
@@ -180,8 +184,8 @@ impl Rig {
     /// Persists and compacts until nothing is left to do.
     pub fn settle(&mut self) {
         self.persist(usize::MAX);
-        while self.running().persist.is_compacting() {
-            self.compact(1000);
+        while self.is_compacting() {
+            self.compact(7);
         }
         while self.running().applier.is_pruning() {
             self.publish();

@@ -79,14 +79,16 @@ impl Run {
         self.everything();
         self.nothing_too_much_is_stored();
         self.restart();
+        assert!(!self.rig.is_compacting(), "a compaction that was through is not begun again");
         self.rig.settle();
         self.everything();
         self.nothing_too_much_is_stored();
     }
 
     fn entry(&mut self) {
-        let commands: Vec<_> =
-            (0..self.programs.random.random_range(1..4)).map(|_| self.programs.command(&self.naive)).collect();
+        let commands: Vec<_> = (0..self.programs.random.random_range(1..4))
+            .map(|_| self.programs.command(&self.naive))
+            .collect();
         let expected: Vec<_> = commands.iter().map(|command| self.naive.apply(command)).collect();
         let found = self.rig.apply(commands.clone());
         for ((found, expected), command) in found.iter().zip(&expected).zip(&commands) {

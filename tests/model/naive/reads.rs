@@ -72,7 +72,8 @@ pub fn range_in(map: &Map, request: &pb::RangeRequest) -> RangeAnswer {
         rows.truncate(limit.map_or(usize::MAX, |limit| limit + 1));
     }
     rows.retain(|(_, row)| {
-        let within = |found: i64, min: i64, max: i64| (min == 0 || found >= min) && (max == 0 || found <= max);
+        let within =
+            |found: i64, min: i64, max: i64| (min == 0 || found >= min) && (max == 0 || found <= max);
         within(row.modified, filters[0], filters[1]) && within(row.created, filters[2], filters[3])
     });
     let target = request.sort_target();

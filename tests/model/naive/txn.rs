@@ -24,8 +24,11 @@ fn branch<'a>(map: &Map, request: &'a pb::TxnRequest) -> (bool, &'a [pb::Request
 }
 
 fn holds(map: &Map, compare: &pb::Compare) -> bool {
-    let rows: Vec<&Row> =
-        map.iter().filter(|(key, _)| is_in(key, &compare.key, &compare.range_end)).map(|(_, row)| row).collect();
+    let rows: Vec<&Row> = map
+        .iter()
+        .filter(|(key, _)| is_in(key, &compare.key, &compare.range_end))
+        .map(|(_, row)| row)
+        .collect();
     if rows.is_empty() {
         let nothing = Row { value: Bytes::new(), created: 0, modified: 0, version: 0, lease: 0 };
         return compare.target() != CompareTarget::Value && row_holds(compare, &nothing);
@@ -66,8 +69,7 @@ impl Naive {
     pub(super) fn txn(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Rejection> {
         self.check_puts(request)?;
         self.check_ranges(request)?;
-        let mut work =
-            Work { main: self.revision() + 1, map: self.now().clone(), events: Vec::new() };
+        let mut work = Work { main: self.revision() + 1, map: self.now().clone(), events: Vec::new() };
         let mut response = self.run(&mut work, request);
         response.header = header(work.revision());
         self.work(|counted| *counted = work);
