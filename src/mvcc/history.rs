@@ -139,7 +139,7 @@ impl History<'_> {
             return Compacted::Same;
         };
         let oldest = if dropped {
-            FullRevision { main: visible.modified.main, sub: visible.modified.sub + 1 }
+            visible.modified.successor()
         } else {
             visible.modified
         };
