@@ -112,6 +112,11 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    /// Takes what is there without waiting, behind what `items` holds.
+    pub fn take_now(&self, items: &mut VecDeque<T>) {
+        items.append(&mut self.0.state.lock().items);
+    }
+
     /// Waits until something is there and takes all of it behind what `items` holds; with `until` no longer than
     /// that.
     pub fn take(&self, items: &mut VecDeque<T>, until: Option<Instant>) -> Taken {

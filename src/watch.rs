@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-pub use hub::{Hub, HubOptions};
+pub use hub::{Hub, HubLimits, HubOptions};
 pub use stream::{StreamRequests, StreamResponses, WatchHub};
 pub use thread::{HubInput, HubThread, WatchBatch, connect};
 

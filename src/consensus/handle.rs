@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use prometheus::HistogramVec;
 use prost::Message;
 use tokio::sync::{oneshot, watch};
@@ -133,7 +134,10 @@ impl Handle {
     /// See `ConsensusError`; on `Timeout`, `LeaderChanged` and `Stopped` the outcome is unknown.
     pub async fn propose(&self, command: Command) -> Result<Outcome, ConsensusError> {
         let began = Instant::now();
-        let result = self.propose_encoded(command.encode_to_vec().into()).await;
+        let result = match self.order(&command) {
+            Ok(ordered) => ordered.outcome().await,
+            Err(refused) => Err(refused),
+        };
         let has_outcome = matches!(result, Ok(_) | Err(ConsensusError::Rejected(_)));
         let success = if has_outcome { "true" } else { "false" };
         let seconds = self.seconds.with_label_values(&[command::name(&command), success]);
@@ -141,7 +145,12 @@ impl Handle {
         result
     }
 
-    async fn propose_encoded(&self, command: bytes::Bytes) -> Result<Outcome, ConsensusError> {
+    /// Puts a command in line for the log without waiting: it comes behind everything ordered before it.
+    ///
+    /// # Errors
+    /// `TooLarge`, `TooManyRequests`, `Stopped`.
+    pub fn order(&self, command: &Command) -> Result<Ordered, ConsensusError> {
+        let command = Bytes::from(command.encode_to_vec());
         if command.len() > self.max_request_bytes {
             return Err(ConsensusError::TooLarge);
         }
@@ -157,17 +166,7 @@ impl Handle {
             },
         )?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
-        let outcome = tokio::time::timeout(self.request_timeout, outcome).await;
-        self.progress.pending.fetch_sub(1, Ordering::Relaxed);
-        let result = match outcome {
-            Ok(Ok(result)) => result,
-            Ok(Err(_closed)) => Err(ConsensusError::Stopped),
-            Err(_elapsed) => Err(ConsensusError::Timeout),
-        };
-        if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {
-            self.progress.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        result
+        Ok(Ordered { outcome, progress: self.progress.clone(), timeout: self.request_timeout })
     }
 
     /// Returns when everything acknowledged before this call is visible to a `Reader`.
@@ -200,5 +199,37 @@ impl Handle {
 
     pub fn progress(&self) -> &Arc<Progress> {
         &self.progress
+    }
+}
+
+/// A command on its way through the log.
+pub struct Ordered {
+    outcome: oneshot::Receiver<Result<Outcome, ConsensusError>>,
+    progress: Arc<Progress>,
+    timeout: Duration,
+}
+
+impl Ordered {
+    /// What the command did.
+    ///
+    /// # Errors
+    /// See `Handle::propose`.
+    pub async fn outcome(mut self) -> Result<Outcome, ConsensusError> {
+        let result = match tokio::time::timeout(self.timeout, &mut self.outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_closed)) => Err(ConsensusError::Stopped),
+            Err(_elapsed) => Err(ConsensusError::Timeout),
+        };
+        if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {
+            self.progress.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Drop for Ordered {
+    /// Also when the caller went away before the outcome.
+    fn drop(&mut self) {
+        self.progress.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }

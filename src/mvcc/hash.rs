@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use super::history::History;
-use super::read::Snapshot;
+use super::read::{Reader, Snapshot};
 use super::{Error, decode};
 use crate::ids::{FullRevision, Revision};
 use crate::storage::StoredChange;
@@ -22,11 +22,28 @@ pub struct HashKv {
     pub revision: Revision,
 }
 
-impl Snapshot {
+impl Reader {
     /// The hash of everything at and below `revision` (0: the current one; below a negative one there is nothing).
     ///
     /// # Errors
     /// `Compacted`, `FutureRevision`, a fault of the disk.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
+        loop {
+            let snapshot = self.snapshot();
+            let hashed = snapshot.hash_kv(revision);
+            // A compaction that came between: what it takes away is missing from the hash of before.
+            if self.compacted() == snapshot.compacted() {
+                return hashed;
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// The same for what is pinned.
+    ///
+    /// # Errors
+    /// `Compacted`, also when a compaction came between; `FutureRevision`, a fault of the disk.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
         let compacted = self.view.compacted;
         if revision < 0 {
@@ -52,7 +69,7 @@ impl Snapshot {
         match failed {
             Some(error) => Err(error),
             // Removal went on below us for a newer compaction: the answer would depend on how far it came.
-            None if self.shared.view.load().compacted > at => Err(Error::Compacted),
+            None if self.shared.view.load().compacted != compacted => Err(Error::Compacted),
             None => Ok(HashKv { hash, compacted, revision: at }),
         }
     }

@@ -130,11 +130,7 @@ impl History<'_> {
         let Some(older) = self.older else {
             return Compacted::Same;
         };
-        let oldest = if dropped {
-            FullRevision { main: visible.modified.main, sub: visible.modified.sub + 1 }
-        } else {
-            visible.modified
-        };
+        let oldest = if dropped { visible.modified.successor() } else { visible.modified };
         if older.iter().next().is_some_and(|first| first.modified >= oldest) {
             return Compacted::Same;
         }

@@ -178,11 +178,9 @@ impl Source<'_> {
         match range {
             KeyRange::One(key) => {
                 let version = self.view.tree.get(key).and_then(|history| history.at(at));
-                version
-                    .filter(|version| !version.is_tombstone())
-                    .map(|version| (&key[..], version))
-                    .into_iter()
-                    .collect()
+                let row =
+                    version.filter(|version| !version.is_tombstone()).map(|version| (&key[..], version));
+                row.into_iter().take(limit).collect()
             }
             KeyRange::Span(from, to) => {
                 let all = self.view.tree.range(from, to.as_deref());

@@ -151,7 +151,8 @@ impl Snapshot {
         }
         match self.source().pair(version.modified) {
             Ok(pair) => Ok(Some(EncodedKeyValue::from_encoded(pair))),
-            Err(Error::MissingPair { .. }) => Ok(None),
+            // A compaction that came after this snapshot has taken it.
+            Err(Error::Compacted) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -14,6 +14,7 @@ use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, Operations, RE
 use super::{Error, decode};
 use crate::ids::{FullRevision, LeaseId, Revision};
 use crate::storage::{self, Store, StoredChange, Table};
+use crate::wire::KeyValue;
 
 /// A key of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,7 @@ fn rebuild(view: &mut View, store: &dyn Store) -> Result<Vec<Attachment>, Error>
 
 fn add(view: &mut View, leases: &mut HashMap<Bytes, LeaseId>, stored: &StoredChange) -> Result<(), Error> {
     let pair = decode(stored)?;
+    check(stored, &pair)?;
     if stored.tombstone {
         view.tree.push(&pair.key, Version::tombstone(stored.at));
         leases.remove(&pair.key);
@@ -95,6 +97,21 @@ fn add(view: &mut View, leases: &mut HashMap<Bytes, LeaseId>, stored: &StoredCha
     Ok(())
 }
 
+/// A pair is of the revision that it stands at, and its counts are ones that a key can have there.
+fn check(stored: &StoredChange, pair: &KeyValue) -> Result<(), Error> {
+    let main = stored.at.main.0;
+    let fits = stored.tombstone
+        || (pair.mod_revision == main
+            && (1..=main).contains(&pair.create_revision)
+            && (1..=main).contains(&pair.version));
+    if fits {
+        return Ok(());
+    }
+    let detail = "it is of another revision".to_owned();
+    let place = format!("the pair of revision {main}.{}", stored.at.sub);
+    Err(storage::Error::Damaged { place, detail }.into())
+}
+
 fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Option<Revision>, Error> {
     let Some(value) = meta.get(row) else {
         return Ok(None);
@@ -105,5 +122,11 @@ fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Opti
             detail: source.to_string(),
         }
     })?;
-    Ok(Some(Revision(i64::from_be_bytes(bytes))))
+    let revision = i64::from_be_bytes(bytes);
+    // One more can always be counted.
+    if !(0..i64::MAX).contains(&revision) {
+        let place = format!("meta row {}", String::from_utf8_lossy(row));
+        return Err(storage::Error::Damaged { place, detail: format!("{revision} is no revision") }.into());
+    }
+    Ok(Some(Revision(revision)))
 }

@@ -13,6 +13,9 @@ use crate::wire::etcdserverpb::request_op::Request as Operation;
 const PUT_COST: u64 = 256;
 /// What granting a lease costs.
 pub const GRANT_COST: u64 = 64;
+/// Transactions inside one another. protobuf's own limit holds for what a client sends and for the log's entry round
+/// it, which is two messages deeper: what the one takes and the other does not would end every start.
+const MAX_NESTED_TXNS: usize = 40;
 
 /// # Errors
 /// `EmptyKey`, `InvalidSortOption`.
@@ -51,13 +54,13 @@ pub fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), ClientError>
 /// # Errors
 /// `TooManyOps`, what a compare or an operation is refused for, `DuplicateKey`.
 pub fn txn(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientError> {
-    operations(request, max_ops)?;
+    operations(request, max_ops, MAX_NESTED_TXNS)?;
     changed_keys(&request.success)?;
     changed_keys(&request.failure)?;
     Ok(())
 }
 
-fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientError> {
+fn operations(request: &pb::TxnRequest, max_ops: usize, max_nested: usize) -> Result<(), ClientError> {
     let used = request.compare.len().max(request.success.len()).max(request.failure.len());
     if used > max_ops {
         return Err(ClientError::TooManyOps);
@@ -70,7 +73,8 @@ fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientErro
             Some(Operation::RequestRange(request)) => range(request)?,
             Some(Operation::RequestPut(request)) => put(request)?,
             Some(Operation::RequestDeleteRange(request)) => delete_range(request)?,
-            Some(Operation::RequestTxn(nested)) => operations(nested, max_ops - used)?,
+            Some(Operation::RequestTxn(_)) if max_nested == 0 => return Err(ClientError::TooManyOps),
+            Some(Operation::RequestTxn(nested)) => operations(nested, max_ops - used, max_nested - 1)?,
             None => return Err(ClientError::KeyNotFound),
         }
     }
@@ -153,7 +157,10 @@ pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::command::{self, Batch, Kind};
 
     fn put_op(key: &'static str) -> pb::RequestOp {
         let request = pb::PutRequest { key: key.into(), ..Default::default() };
@@ -196,6 +203,21 @@ mod tests {
             (txn_op(vec![delete_op("a", "")], vec![]), txn_op(vec![put_op("a")], vec![]));
         assert_eq!(check(vec![deleting.clone(), putting.clone()]), duplicate);
         assert_eq!(check(vec![putting, deleting]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_taken_can_be_read_back_from_the_log() {
+        let put = pb::PutRequest { key: "k".into(), prev_kv: true, ..Default::default() };
+        let mut op = pb::RequestOp { request: Some(Operation::RequestPut(put)) };
+        for depth in 0..60 {
+            let request = pb::TxnRequest { success: vec![op], ..Default::default() };
+            let checked = txn(&request, 128);
+            let entry = Batch { commands: vec![Kind::Txn(request.clone()).into()], ..Default::default() };
+            let readable = command::decode(1, &entry.encode_to_vec().into()).is_ok();
+            assert!(readable || checked == Err(ClientError::TooManyOps), "depth {depth}");
+            assert_eq!(checked.is_ok(), depth <= MAX_NESTED_TXNS, "depth {depth}");
+            op = pb::RequestOp { request: Some(Operation::RequestTxn(request)) };
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistPa
 use crate::process;
 use crate::rpc;
 use crate::watch as watching;
-use crate::watch::{HubOptions, WatchHub};
+use crate::watch::{HubLimits, HubOptions, WatchHub};
 use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 
 /// Largest number of front-end threads: beyond it the stages behind are what limits.
@@ -73,7 +73,8 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         Loop::new(node, options, metrics.request_seconds.clone());
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
-    let hub_options = HubOptions { progress_interval: config.progress_notify_interval };
+    let hub_options =
+        HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::default() };
     let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options);
     let mailbox = Arc::new(Mailbox::default());
     let parts = PersistParts {

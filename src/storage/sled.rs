@@ -21,7 +21,7 @@ use quick_cache::sync::Cache;
 
 use super::{Error, Round, Sizes, Store, StoredChange, Table, change_size, row_size};
 use crate::ids::{FullRevision, LogPosition, Revision};
-use blocks::{BLOCK_BYTES, Block};
+use blocks::{BLOCK_BYTES, Block, CHUNK_BYTES};
 use engine::{Engine, Ops};
 use rows::Applied;
 
@@ -152,24 +152,39 @@ impl SledStore {
         }
     }
 
-    /// The change in a place of a block, with its chunks put together; `None` when they were removed meanwhile.
+    /// The change in a place of a block, with its chunks put together; `None` when it was removed meanwhile.
     fn change(&self, block: &Block, place: usize) -> Result<Option<StoredChange>, Error> {
         let (change, chunked) = block.change(place);
         if chunked == 0 {
             return Ok(Some(change));
         }
-        let mut pair = Vec::with_capacity(chunked.min(4 << 20));
+        let damaged = |number: u32, detail: &str| Error::Damaged {
+            place: format!("{}, chunk {number} of revision {}", self.place(), change.at.main),
+            detail: detail.to_owned(),
+        };
+        let mut pair = Vec::with_capacity(chunked.min(2 * CHUNK_BYTES));
         let mut number = 0;
         while pair.len() < chunked {
             let Some(row) = self.engine.get(&rows::chunk_key(change.at, number))? else {
-                return Ok(None);
+                return if self.is_stored(block.first(), change.at)? {
+                    Err(damaged(number, "it is missing"))
+                } else {
+                    Ok(None)
+                };
             };
-            pair.extend_from_slice(&rows::checked(&row, || {
-                format!("chunk {number} of revision {}", change.at.main)
-            })?);
+            let chunk = rows::checked(&row, || format!("chunk {number} of revision {}", change.at.main))?;
+            if chunk.is_empty() || pair.len() + chunk.len() > chunked {
+                return Err(damaged(number, "it has a wrong length"));
+            }
+            pair.extend_from_slice(&chunk);
             number += 1;
         }
         Ok(Some(StoredChange { pair: pair.into(), ..change }))
+    }
+
+    /// Whether the block of this first revision still has a change: removed with it are its chunks.
+    fn is_stored(&self, first: FullRevision, at: FullRevision) -> Result<bool, Error> {
+        Ok(self.load(first)?.is_some_and(|block| block.find(at).is_some()))
     }
 
     fn changes_of(&self, block: &Block) -> Result<Vec<StoredChange>, Error> {

@@ -13,8 +13,6 @@ use super::watcher::StreamId;
 use super::{HubStats, Queued, Stats, WatchCreate};
 use crate::inbox::Sender;
 
-/// Sends to a stream that wait for its client; each may hold answers for many watchers.
-const MAX_QUEUED_SENDS: usize = 128;
 /// Requests of one stream whose answers its client has not taken yet.
 const MAX_OPEN_REQUESTS: usize = 64;
 
@@ -25,6 +23,7 @@ pub struct WatchHub {
     /// One for each request that may wait for the hub.
     pub(super) places: Arc<Semaphore>,
     pub(super) next_stream: Arc<AtomicU64>,
+    pub(super) queued_sends: usize,
     pub(super) stats: Stats,
 }
 
@@ -38,7 +37,7 @@ impl WatchHub {
     /// When the server is stopping.
     pub async fn open(&self) -> Result<(StreamRequests, StreamResponses), HubStopped> {
         let id = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
-        let (sender, receiver) = mpsc::channel(MAX_QUEUED_SENDS);
+        let (sender, receiver) = mpsc::channel(self.queued_sends);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(Semaphore::new(MAX_OPEN_REQUESTS));
         let requests = StreamRequests { hub: self.clone(), stream: id, open };

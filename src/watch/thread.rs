@@ -14,12 +14,8 @@ use crate::ids::Revision;
 use crate::inbox::{Receiver, Sender, Taken, bounded};
 use crate::mvcc::{self, Change, Reader};
 
-/// Batches that wait for the hub; when there are more it reads what it missed from the store.
-const MAX_QUEUED_BATCHES: usize = 1024;
 /// Requests of all streams that wait for the hub.
 const MAX_QUEUED_REQUESTS: usize = 4096;
-/// Requests count twice: closing a stream needs no permit.
-const MAX_QUEUED_EVENTS: usize = MAX_QUEUED_BATCHES + 2 * MAX_QUEUED_REQUESTS;
 /// How often streams without room are looked at again.
 const RETRY: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_secs(1);
@@ -63,6 +59,7 @@ pub struct HubInput {
     events: Sender<Event>,
     lagged: Arc<AtomicBool>,
     stats: Arc<HubStats>,
+    queued_batches: usize,
     last: Revision,
 }
 
@@ -78,7 +75,7 @@ impl HubInput {
             return;
         }
         let batch = Event::Batch(WatchBatch { after, revision, changes });
-        if self.events.try_send_below(MAX_QUEUED_BATCHES, batch).is_err() {
+        if self.events.try_send_below(self.queued_batches, batch).is_err() {
             self.lagged.store(true, Ordering::Release);
         }
     }
@@ -94,29 +91,37 @@ impl Drop for HubInput {
 pub struct HubThread {
     hub: Hub,
     events: Receiver<Event>,
+    /// Taken out of the inbox, not handled yet.
+    taken: VecDeque<Event>,
+    has_ended: bool,
     lagged: Arc<AtomicBool>,
     stats: Arc<HubStats>,
 }
 
 /// A hub at the reader's revision with its two ends.
 pub fn connect(reader: Reader, options: HubOptions) -> (HubThread, HubInput, WatchHub) {
-    let (sender, events) = bounded(MAX_QUEUED_EVENTS);
+    let queued_batches = options.limits.queued_batches;
+    // Requests count twice: closing a stream needs no permit.
+    let (sender, events) = bounded(queued_batches + 2 * MAX_QUEUED_REQUESTS);
     let lagged = Arc::new(AtomicBool::new(false));
     let stats = Arc::new(HubStats::default());
     let input = HubInput {
         events: sender.clone(),
         lagged: lagged.clone(),
         stats: stats.clone(),
+        queued_batches,
         last: reader.revision(),
     };
     let handle = WatchHub {
         events: sender,
         places: Arc::new(Semaphore::new(MAX_QUEUED_REQUESTS)),
         next_stream: Arc::new(AtomicU64::new(1)),
+        queued_sends: options.limits.queued_sends,
         stats: stats.clone(),
     };
     let hub = Hub::new(reader, options, stats.clone(), Instant::now());
-    (HubThread { hub, events, lagged, stats }, input, handle)
+    let thread = HubThread { hub, events, taken: VecDeque::new(), has_ended: false, lagged, stats };
+    (thread, input, handle)
 }
 
 impl HubThread {
@@ -125,7 +130,6 @@ impl HubThread {
     /// # Errors
     /// A fault of the disk.
     pub fn run(mut self) -> Result<(), mvcc::Error> {
-        let mut events = VecDeque::new();
         loop {
             let wait = if self.hub.can_catch_up() {
                 Duration::ZERO
@@ -134,24 +138,36 @@ impl HubThread {
             } else {
                 IDLE
             };
-            match self.events.take(&mut events, Some(Instant::now() + wait)) {
-                Taken::Items | Taken::TimedOut => {}
-                Taken::Closed => return Ok(()),
+            if self.events.take(&mut self.taken, Some(Instant::now() + wait)) == Taken::Closed {
+                return Ok(());
             }
-            self.stats.waiting_batches.store(events.len() as u64, Ordering::Relaxed);
-            for event in events.drain(..) {
-                match event {
-                    Event::Batch(batch) => self.hub.batch(&batch)?,
-                    Event::Request(request) => self.hub.request(request),
-                    Event::End => return Ok(()),
-                }
+            self.turn(Instant::now())?;
+            if self.has_ended {
+                return Ok(());
             }
-            self.stats.waiting_batches.store(0, Ordering::Relaxed);
-            if self.lagged.swap(false, Ordering::AcqRel) {
-                self.hub.missed_changes();
-            }
-            self.hub.tick(Instant::now());
-            self.hub.catch_up()?;
         }
+    }
+
+    /// What is done between two waits: everything that has come, in order, what time brings, and a slice for the
+    /// watchers that are behind. Never waits, so that a simulation can drive it.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn turn(&mut self, now: Instant) -> Result<(), mvcc::Error> {
+        self.events.take_now(&mut self.taken);
+        self.stats.waiting_batches.store(self.taken.len() as u64, Ordering::Relaxed);
+        for event in self.taken.drain(..) {
+            match event {
+                Event::Batch(batch) => self.hub.batch(&batch)?,
+                Event::Request(request) => self.hub.request(request),
+                Event::End => self.has_ended = true,
+            }
+        }
+        self.stats.waiting_batches.store(0, Ordering::Relaxed);
+        if self.lagged.swap(false, Ordering::AcqRel) {
+            self.hub.missed_changes();
+        }
+        self.hub.tick(now);
+        self.hub.catch_up()
     }
 }

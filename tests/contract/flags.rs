@@ -192,7 +192,7 @@ fn without_value(outcome: String) -> String {
 fn outcome(args: &[String], env: &[(&str, &str)]) -> String {
     let args = args.iter().map(OsString::from).collect();
     let env: Vec<_> = env.iter().map(|(key, value)| (OsString::from(key), OsString::from(value))).collect();
-    match config::load(args, &env) {
+    match config::load(args, &env, &|_| false) {
         Ok(Invocation::Serve(config)) => format!("{config:?}"),
         Ok(Invocation::Print(text)) => panic!("nobody asked to print {text}"),
         Err(refused) => refused.to_string(),

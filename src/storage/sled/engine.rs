@@ -279,19 +279,30 @@ fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error
 /// The number of the live database; `None` in a directory that has none yet.
 fn read_current(directory: &Path) -> Result<Option<u64>, Error> {
     let path = directory.join(CURRENT);
-    let text = match fs::read_to_string(&path) {
+    let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(of_io(&path, source)),
     };
-    let number = text.strip_prefix(MAGIC).and_then(|number| number.trim_end().parse().ok());
-    match number {
+    match parse_current(&text) {
         Some(number) => Ok(Some(number)),
         None => {
             let place = path.display().to_string();
             Err(Error::Damaged { place, detail: "it does not name a store of this version".to_owned() })
         }
     }
+}
+
+/// The number of the live database and the checksum of it: another that is there, too, would be as good, and wrong.
+pub(super) fn current(number: u64) -> String {
+    format!("{MAGIC}{:08x} {number}\n", crc32c::crc32c(&number.to_be_bytes()))
+}
+
+/// The number in a text that `current` made; nothing else will do.
+pub(super) fn parse_current(text: &[u8]) -> Option<u64> {
+    let numbers = str::from_utf8(text).ok()?.strip_prefix(MAGIC)?;
+    let number = numbers.trim_end().split(' ').next_back()?.parse().ok()?;
+    (current(number).as_bytes() == text && number < u64::MAX).then_some(number)
 }
 
 /// A directory with anything but an unfinished first database and no `CURRENT` is not a new one.
@@ -310,7 +321,7 @@ fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
     let (path, temporary) = (directory.join(CURRENT), directory.join("CURRENT.new"));
     let write = || {
         let mut file = fs::File::create(&temporary)?;
-        writeln!(file, "{MAGIC}{number}")?;
+        file.write_all(current(number).as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         fs::File::open(directory)?.sync_all()
