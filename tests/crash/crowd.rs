@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
 use crate::history::History;
+use crate::journal::Clock;
 use crate::keeper::Keeper;
 use crate::process::Process;
 use crate::writer::{Writer, live_leases};
@@ -35,14 +36,25 @@ pub struct Life {
 
 impl Crowd {
     pub fn new(writers: usize, seed: u64) -> Self {
+        Self::with_clock(writers, seed, &Clock::default())
+    }
+
+    /// Everybody notes when requests were sent and answered.
+    pub fn with_clock(writers: usize, seed: u64, clock: &Clock) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut fork = || StdRng::seed_from_u64(random.random());
+        let mut writer = |number| Writer::new(format!("w{number}"), fork(), clock.clone());
         Self {
-            writers: (0..writers).map(|number| Writer::new(format!("w{number}"), fork())).collect(),
-            keeper: Keeper::new(fork()),
+            writers: (0..writers).map(&mut writer).collect(),
+            keeper: Keeper::new(fork(), clock.clone()),
             history: History::new(),
             random: fork(),
         }
+    }
+
+    /// From now on every value is so large that the log's segments fill, or is not.
+    pub fn set_heavy(&mut self, heavy: bool) {
+        self.writers.iter_mut().for_each(|writer| writer.heavy = heavy);
     }
 
     /// Everybody begins. Panics (when the life ends) if a request fails before `Life::end`.
