@@ -11,6 +11,7 @@ use crate::history::History;
 use crate::journal::Clock;
 use crate::keeper::Keeper;
 use crate::process::Process;
+use crate::recording::Load;
 use crate::writer::{Writer, live_leases};
 
 const CHECK_DEADLINE: Duration = Duration::from_secs(30);
@@ -52,9 +53,10 @@ impl Crowd {
         }
     }
 
-    /// From now on every value is so large that the log's segments fill, or is not.
-    pub fn set_heavy(&mut self, heavy: bool) {
-        self.writers.iter_mut().for_each(|writer| writer.heavy = heavy);
+    /// What everybody does from now on.
+    pub fn set_load(&mut self, load: Load) {
+        self.writers.iter_mut().for_each(|writer| writer.heavy = load == Load::Heavy);
+        self.keeper.defragments = load != Load::Churn;
     }
 
     /// Everybody begins. Panics (when the life ends) if a request fails before `Life::end`.

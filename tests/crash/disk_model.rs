@@ -166,6 +166,20 @@ impl DiskModel {
         }
     }
 
+    /// Whether a write replaces durable bytes of a file while earlier writes of it are not synced: a disk may
+    /// do it before them, and a cut then leave neither what was there nor what was written instead.
+    pub fn overwrites_early(&self, action: &Action) -> bool {
+        let Action::Write { file, offset, bytes } = action else {
+            return false;
+        };
+        let Node::File { durable, pending } = &self.nodes[file] else {
+            return false;
+        };
+        let start = usize::try_from(*offset).expect("it fits").min(durable.len());
+        let end = (start + bytes.len()).min(durable.len());
+        !pending.is_empty() && durable[start..end].iter().any(|byte| *byte != 0)
+    }
+
     fn change(&mut self, file: FileId, change: Change) {
         let clock = self.clock;
         match self.nodes.get_mut(&file).expect("a known file") {
@@ -313,8 +327,15 @@ fn compare(left: &Path, right: &Path) {
         if left.is_dir() {
             compare(&left, &right);
         } else {
-            let equal = fs::read(&left).expect("a file") == fs::read(&right).expect("a file");
-            assert!(equal, "the trace missed something in {}", right.display());
+            let [made, real] = [&left, &right].map(|path| fs::read(path).expect("a file"));
+            let differs = made.iter().zip(&real).position(|(made, real)| made != real);
+            assert!(
+                differs.is_none() && made.len() == real.len(),
+                "the trace missed something in {} at {differs:?}: {} bytes, it makes {}",
+                right.display(),
+                real.len(),
+                made.len()
+            );
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Keeper {
     compacting: i64,
     hash: Option<HashKvResponse>,
     clock: Clock,
+    /// Whether it does so, or compacts more often instead.
+    pub defragments: bool,
     compacting_since: u64,
     /// The compactions done, and when there were defragmentations.
     pub journal: Vec<Note<i64>>,
@@ -46,6 +48,7 @@ impl Keeper {
         Self {
             random,
             clock,
+            defragments: true,
             compacting_since: 0,
             journal: Vec::new(),
             defragmentation_times: Vec::new(),
@@ -68,7 +71,8 @@ impl Keeper {
             turns.tick().await;
             let done = match self.random.random_range(0..8) {
                 0 => self.compact(&mut kv, history).await,
-                1 => self.defragment(&mut maintenance).await,
+                1 if self.defragments => self.defragment(&mut maintenance).await,
+                1 => self.compact(&mut kv, history).await,
                 _ => self.take_hash(&mut maintenance).await,
             };
             if let Err(status) = done {

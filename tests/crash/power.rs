@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 
 use crate::disk_model::{DiskModel, Kept};
 use crate::judge::judge;
-use crate::libraries::library_or_skip;
+use crate::libraries::{library_or_skip, skip};
 use crate::process::Member;
-use crate::recording::{Course, Recording, record, recorded};
+use crate::recording::{Course, Load, Recording, record, recorded};
 use crate::seed;
 use crate::trace::{self, Action, Record};
 
@@ -30,10 +30,11 @@ const CUTS: usize = 200;
 const RECOVERY_CUT_EVERY: usize = 20;
 /// After so many cuts that were not survived, the rest is spared.
 const MAX_WRONG: usize = 5;
-const COURSES: [Course; 4] = [
+const COURSES: [Course; 5] = [
     Course::Killed { records: 400 },
-    Course::Stopped { bytes: 3 << 20 },
-    Course::Heavy { bytes: 130 << 20 },
+    Course::Stopped { load: Load::Mixed, bytes: 3 << 20 },
+    Course::Stopped { load: Load::Heavy, bytes: 130 << 20 },
+    Course::Stopped { load: Load::Churn, bytes: 130 << 20 },
     Course::Killed { records: 150 },
 ];
 const WAYS: [Kept; 6] = [
@@ -66,25 +67,17 @@ struct Left {
 fn all_cuts(recording: &Recording, random: &mut StdRng) -> Vec<Cut> {
     let wanted = std::env::var("DECKLOG_CUT_KIND").unwrap_or_default();
     let mut cuts = Vec::new();
-    for (number, Record { position, action }) in recording.records.iter().enumerate() {
+    for (record, Record { position, action }) in recording.records.iter().enumerate() {
         let phase = recording.phase_at(*position);
         let (kind, ways) = match action {
             Action::SyncEnd { path, .. } => (format!("{phase}: {}", recording.kind_of(path)), &WAYS[..]),
-            // Between syncs only what a kill leaves is new.
+            // Between syncs of a start, only what a kill leaves is new.
             _ if phase.ends_with("start") => (format!("{phase}: killed"), &WAYS[1..2]),
-            _ => continue,
+            _ => (String::new(), &WAYS[..0]),
         };
-        for kept in ways {
-            if !kind.contains(&wanted) {
-                continue;
-            }
-            cuts.push(Cut {
-                record: number,
-                moment: *position,
-                kind: kind.clone(),
-                kept: *kept,
-                seed: random.random(),
-            });
+        for kept in ways.iter().filter(|_| kind.contains(&wanted)) {
+            let (kind, seed) = (kind.clone(), random.random());
+            cuts.push(Cut { record, moment: *position, kind, kept: *kept, seed });
         }
     }
     cuts
@@ -137,6 +130,11 @@ fn folder_for_cuts() -> TempDir {
     let folder =
         if free > ENOUGH_BYTES && keeps_births { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     folder.expect("a temporary folder")
+}
+
+fn has_synchronous_files(folder: &Path) -> bool {
+    let file = fs::File::create(folder.join("synchronous")).expect("a file can be made");
+    rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::SYNC).is_ok()
 }
 
 async fn judge_left(recording: &Recording, library: &Path, left: &Left) -> usize {
@@ -193,6 +191,11 @@ async fn power_cut_at_every_sync_point() {
     let began = Instant::now();
     let recording = Arc::new(record(folder.path(), &library, seed, &COURSES).await);
     println!("recorded in {:?}: {}", began.elapsed(), recording.crowd.summary());
+    if has_synchronous_files(folder.path()) {
+        recording.check_engine();
+    } else {
+        skip("power_cut_at_every_sync_point", "the file system has no synchronous files (chattr +S)");
+    }
     let all = all_cuts(&recording, &mut random);
     let possible = all.len();
     let cuts = match std::env::var("DECKLOG_CUTS").as_deref() {

@@ -1,7 +1,7 @@
 //! A recorded workload: several lives of a server under load with every change of its files written down, and all
 //! that its clients know of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::crowd::{Crowd, Life};
 use crate::disk_model::DiskModel;
 use crate::journal::Clock;
 use crate::process::{Member, Process};
-use crate::trace::{self, Record};
+use crate::trace::{self, Action, Record};
 
 const WRITERS: usize = 3;
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -19,12 +19,20 @@ const LIFE_DEADLINE: Duration = Duration::from_secs(60);
 /// How a recorded life goes.
 #[derive(Clone, Copy, Debug)]
 pub enum Course {
-    /// Stopped in order when the trace has so many records' worth of bytes more.
-    Stopped { bytes: u64 },
-    /// The same with large values only, so that the log's segments fill, are cut and are used again.
-    Heavy { bytes: u64 },
+    /// Stopped in order when the trace has so many bytes more.
+    Stopped { load: Load, bytes: u64 },
     /// Killed behind so many records.
     Killed { records: u64 },
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    Mixed,
+    /// Huge values only, so that the log's segments fill, are cut and are used again.
+    Heavy,
+    /// Many compactions and no defragmentation, so that the store uses parts of its file again.
+    Churn,
 }
 
 /// See the module.
@@ -59,13 +67,16 @@ pub async fn record(folder: &Path, library: &Path, seed: u64, courses: &[Course]
     for (number, course) in courses.iter().enumerate() {
         let member = match course {
             Course::Killed { records } => member.with_variable("DECKLOG_TRACE_KILL_AT", records.to_string()),
-            Course::Stopped { .. } | Course::Heavy { .. } => member.clone(),
+            Course::Stopped { .. } => member.clone(),
         };
         phases.insert(clock.now(), if number == 0 { "first start" } else { "start" });
         let process = member.start().await;
         crowd.check(&process).await;
         phases.insert(clock.now(), "load");
-        crowd.set_heavy(matches!(course, Course::Heavy { .. }));
+        crowd.set_load(match course {
+            Course::Stopped { load, .. } => *load,
+            Course::Killed { .. } => Load::Mixed,
+        });
         let life = crowd.begin(&process);
         crowd = live(life, process, *course, &clock, &mut phases).await;
     }
@@ -86,7 +97,7 @@ async fn live(
     phases: &mut BTreeMap<u64, &'static str>,
 ) -> Crowd {
     match course {
-        Course::Stopped { bytes } | Course::Heavy { bytes } => {
+        Course::Stopped { bytes, .. } => {
             let end = clock.now() + bytes;
             let lives = async {
                 let mut looks = tokio::time::interval(LOOK_INTERVAL);
@@ -138,6 +149,25 @@ impl Recording {
             (false, false) => "",
         };
         format!("{phase}{more}")
+    }
+
+    /// The store's engine uses parts of its file again: never before what replaces them is durable.
+    pub fn check_engine(&self) {
+        let (mut model, mut names) = (self.before.clone(), HashMap::new());
+        for record in &self.records {
+            match &record.action {
+                Action::Create { path, file } => {
+                    names.insert(*file, path);
+                }
+                Action::Write { file, .. } => {
+                    let is_engine = names.get(file).is_some_and(|path| path.ends_with("db"));
+                    let early = is_engine && model.overwrites_early(&record.action);
+                    assert!(!early, "the engine overwrites what may still be needed, at {}", record.position);
+                }
+                _ => {}
+            }
+            model.apply(&record.action);
+        }
     }
 
     /// A path as a kind of file: relative, with its numbers left out.

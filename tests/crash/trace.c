@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -31,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -133,8 +135,15 @@ static void note(enum op op, const char *path, const char *other, uint64_t file,
     if (++records == kill_at) kill(getpid(), SIGKILL);
 }
 
-static void note_write(int fd, uint64_t offset, const void *data, ssize_t length) {
-    if (length > 0) note(WRITE, "", "", of_fd(fd), offset, data, length);
+/* A write to a synchronous file (chattr +S) is synced when it returns. */
+static void note_write(int fd, const char *path, uint64_t offset, const void *data, ssize_t length) {
+    int flags = 0;
+    uint64_t file = of_fd(fd);
+    if (length <= 0) return;
+    note(WRITE, "", "", file, offset, data, length);
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) != 0 || !(flags & FS_SYNC_FL)) return;
+    note(SYNC_BEGIN, path, "", file, ++syncs, "", 0);
+    note(SYNC_END, path, "", file, syncs, "", 0);
 }
 
 /* Opening. */
@@ -182,7 +191,7 @@ static ssize_t write_any(int fd, const void *data, size_t length, off64_t offset
         offset = lseek64(fd, 0, appends ? SEEK_END : SEEK_CUR);
     }
     ssize_t written = is_at ? REAL(pwrite64)(fd, data, length, offset) : REAL(write)(fd, data, length);
-    note_write(fd, offset, data, written);
+    note_write(fd, path, offset, data, written);
     pthread_mutex_unlock(&lock);
     return written;
 }
