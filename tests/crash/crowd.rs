@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
-use crate::history::History;
+use crate::history::{HUGE_EVERY, History, LARGE_EVERY};
 use crate::journal::Clock;
 use crate::keeper::Keeper;
 use crate::process::Process;
@@ -55,7 +55,12 @@ impl Crowd {
 
     /// What everybody does from now on.
     pub fn set_load(&mut self, load: Load) {
-        self.writers.iter_mut().for_each(|writer| writer.heavy = load == Load::Heavy);
+        let step = match load {
+            Load::Mixed => 1,
+            Load::Heavy => HUGE_EVERY,
+            Load::Churn => LARGE_EVERY,
+        };
+        self.writers.iter_mut().for_each(|writer| writer.number_step = step);
         self.keeper.defragments = load != Load::Churn;
     }
 

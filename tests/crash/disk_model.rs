@@ -44,6 +44,11 @@ pub struct DiskModel {
     clock: u64,
 }
 
+/// A write that replaces durable bytes.
+pub struct Overwritten {
+    pub early: bool,
+}
+
 #[derive(Clone)]
 enum Node {
     File { durable: Vec<u8>, pending: Vec<(u64, Change)> },
@@ -166,18 +171,19 @@ impl DiskModel {
         }
     }
 
-    /// Whether a write replaces durable bytes of a file while earlier writes of it are not synced: a disk may
-    /// do it before them, and a cut then leave neither what was there nor what was written instead.
-    pub fn overwrites_early(&self, action: &Action) -> bool {
+    /// Whether a write replaces durable bytes of a file, and if so, whether earlier writes of it are not yet
+    /// synced: a disk may do it before them, and a cut then leave neither what was there nor what was written instead.
+    pub fn overwrites(&self, action: &Action) -> Option<Overwritten> {
         let Action::Write { file, offset, bytes } = action else {
-            return false;
+            return None;
         };
         let Node::File { durable, pending } = &self.nodes[file] else {
-            return false;
+            return None;
         };
         let start = usize::try_from(*offset).expect("it fits").min(durable.len());
         let end = (start + bytes.len()).min(durable.len());
-        !pending.is_empty() && durable[start..end].iter().any(|byte| *byte != 0)
+        let is_used = durable[start..end].iter().any(|byte| *byte != 0);
+        is_used.then_some(Overwritten { early: !pending.is_empty() })
     }
 
     fn change(&mut self, file: FileId, change: Change) {

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use crate::process::Process;
 
 /// Every so many values one is large, so that the log's segments fill.
-const LARGE_EVERY: u64 = 16;
+pub const LARGE_EVERY: u64 = 16;
 const LARGE_BYTES: usize = 64 << 10;
 /// Every so many, one is huge, and mostly zeros: then copies of the files are mostly holes.
 pub const HUGE_EVERY: u64 = 512;

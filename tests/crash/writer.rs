@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::history::{Change, HUGE_EVERY, History, value_of};
+use crate::history::{Change, History, value_of};
 use crate::journal::{Clock, Note};
 use crate::process::Process;
 
@@ -30,8 +30,8 @@ pub struct Writer {
     name: String,
     random: StdRng,
     next_number: u64,
-    /// Whether all values are huge.
-    pub heavy: bool,
+    /// The numbers that it uses are multiples of it: so are the sizes of its values.
+    pub number_step: u64,
     /// Leases it holds; `true` with its key attached.
     leases: BTreeMap<i64, bool>,
     /// Acknowledged since the last check, with the revision when the answer names it.
@@ -100,7 +100,7 @@ impl Writer {
             clock,
             journal: Vec::new(),
             next_number: 1,
-            heavy: false,
+            number_step: 1,
             leases: BTreeMap::new(),
             done: Vec::new(),
             in_doubt: None,
@@ -207,10 +207,7 @@ impl Writer {
     }
 
     fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        if self.heavy {
-            self.next_number = self.next_number.next_multiple_of(HUGE_EVERY);
-        }
+        self.next_number = (self.next_number + 1).next_multiple_of(self.number_step);
         self.next_number
     }
 
