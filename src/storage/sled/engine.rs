@@ -77,6 +77,8 @@ fn database(directory: &Path, number: u64) -> PathBuf {
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
+    make_directory(path).map_err(|source| of_io(path, source))?;
+    write_through(path);
     let config = sled::Config::new()
         .path(path)
         .mode(sled::Mode::HighThroughput)
@@ -84,10 +86,29 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None);
     let db = guarded_open(path, || config.open())?.map_err(|error| of_sled(path, error))?;
-    // The names of its files, and its own.
-    let synced = sync_names(path).and_then(|()| sync_names(path.parent().unwrap_or(path)));
+    write_through(&path.join("db"));
+    // sled syncs neither its settings nor the names of its files, nor its own.
+    let synced = fs::File::open(path.join("conf")).and_then(|file| file.sync_all());
+    let synced =
+        synced.and_then(|()| sync_names(path)).and_then(|()| sync_names(path.parent().unwrap_or(path)));
     synced.map_err(|source| of_io(path, source))?;
     Ok(db)
+}
+
+/// Makes every write to a file wait for the device; files made in a directory take it over. sled uses parts of its
+/// file again as soon as it has handed on what replaces them. Without this, a power cut can take what replaces
+/// them and leave what overwrote them.
+fn write_through(path: &Path) {
+    let set = || {
+        let file = fs::File::open(path)?;
+        let flags = rustix::fs::ioctl_getflags(&file)?;
+        rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::SYNC)?;
+        Ok::<(), std::io::Error>(())
+    };
+    if let Err(error) = set() {
+        tracing::warn!(%error, path = %path.display(), "this file system has no synchronous files (chattr +S): \
+            a power cut can damage the store");
+    }
 }
 
 fn of_sled(path: &Path, error: sled::Error) -> Error {
@@ -273,7 +294,20 @@ fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error
         let detail = "it is missing: the store was removed, or is not whole".to_owned();
         return Err(Error::Damaged { place, detail });
     }
+    remove_unfinished(&path).map_err(|source| of_io(&path, source))?;
     Ok(Live { db: open_database(&path, cache_bytes)?, number })
+}
+
+/// sled takes a snapshot that it was writing when the process ended for a whole one, and then for a damaged one.
+/// It needs none: it reads more of its log instead.
+fn remove_unfinished(database: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(database)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The number of the live database; `None` in a directory that has none yet.
