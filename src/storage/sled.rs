@@ -28,7 +28,7 @@ use rows::Applied;
 /// Tries to read a block that is being replaced by another.
 const MAX_READ_TRIES: usize = 8;
 /// Rows copied in one slice of a defragmentation.
-const DEFRAGMENT_ROWS: usize = 256;
+const DEFRAGMENT_ROWS: usize = 64;
 /// Blocks up to this size are joined with their neighbours when a compaction passes.
 const SMALL_BLOCK_BYTES: usize = BLOCK_BYTES / 2;
 
@@ -61,7 +61,7 @@ pub struct SledStore {
     directory: PathBuf,
     engine: Engine,
     cache: Cache<FullRevision, Arc<Block>, BlockWeight>,
-    /// The first revision of every block: held for one search, or for one batch that replaces blocks.
+    /// The first revision of every block: held for one search, or for one batch that removes blocks.
     index: RwLock<BTreeSet<FullRevision>>,
     writer: Mutex<Writer>,
     in_use: AtomicU64,
@@ -80,7 +80,7 @@ impl SledStore {
     /// Opens the store of a directory, which is made when it is missing.
     ///
     /// # Errors
-    /// `Damaged`, `Locked`, `Format`; faults of the disk.
+    /// `Damaged`, `Locked`; faults of the disk.
     pub fn open(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
         let engine = Engine::open(directory, options.engine_cache_bytes)?;
         let applied = match engine.get(rows::APPLIED)? {
@@ -146,10 +146,14 @@ impl SledStore {
     }
 
     fn load(&self, first: FullRevision) -> Result<Option<Arc<Block>>, Error> {
-        match self.engine.get(&rows::block_key(first))? {
-            Some(row) => Ok(Some(Arc::new(Block::decode(first, &row)?))),
-            None => Ok(None),
-        }
+        let row = self.engine.get_alone(&rows::block_key(first))?;
+        row.map(|row| Block::decode(first, &row).map(Arc::new)).transpose()
+    }
+
+    /// For who goes through many.
+    fn load_in_turn(&self, first: FullRevision) -> Result<Option<Block>, Error> {
+        let row = self.engine.get_in_turn(&rows::block_key(first))?;
+        row.map(|row| Block::decode(first, &row)).transpose()
     }
 
     /// The change in a place of a block, with its chunks put together; `None` when they were removed meanwhile.
@@ -161,7 +165,7 @@ impl SledStore {
         let mut pair = Vec::with_capacity(chunked.min(4 << 20));
         let mut number = 0;
         while pair.len() < chunked {
-            let Some(row) = self.engine.get(&rows::chunk_key(change.at, number))? else {
+            let Some(row) = self.engine.get_alone(&rows::chunk_key(change.at, number))? else {
                 return Ok(None);
             };
             pair.extend_from_slice(&rows::checked(&row, || {
@@ -246,13 +250,18 @@ impl SledStore {
         removed: &[FullRevision],
     ) -> Result<(), Error> {
         ops.put(rows::APPLIED.to_vec(), rows::encode_applied(applied));
-        let mut index = self.index.write();
-        self.engine.apply(&ops)?;
-        for first in removed {
-            index.remove(first);
+        if removed.is_empty() {
+            // Nobody reads what a round adds before it is here: readers need not wait for it.
+            self.engine.apply(&ops)?;
+            self.index.write().extend(added);
+        } else {
+            let mut index = self.index.write();
+            self.engine.apply(&ops)?;
+            for first in removed {
+                index.remove(first);
+            }
+            index.extend(added);
         }
-        index.extend(added);
-        drop(index);
         // What was cached under a first revision may have grown or shrunk.
         for first in removed.iter().chain(added) {
             self.cache.remove(first);
@@ -397,7 +406,7 @@ impl Store for SledStore {
                 return Ok(());
             };
             // Gone: replaced since the index was asked.
-            let Some(block) = self.load(first)? else {
+            let Some(block) = self.load_in_turn(first)? else {
                 continue;
             };
             for place in block.places_from(next) {
@@ -451,7 +460,7 @@ impl Store for SledStore {
                 next = Some(first.max(from));
                 break;
             }
-            let Some(block) = self.load(first)? else {
+            let Some(block) = self.load_in_turn(first)? else {
                 continue;
             };
             let changes = self.changes_of(&block)?;

@@ -20,6 +20,11 @@ const MAGIC: &str = "decklog store 1 ";
 /// sled writes a page above a quarter of this to a file of its own, which it never syncs. A page holds up to 17
 /// rows, and a row is below 50 KiB: none is that large.
 const SEGMENT_BYTES: usize = 4 << 20;
+/// sled looks at how much its cache holds once per 64 accesses in a shard of it, and it has 256 shards: pages of
+/// blocks, read once each, would pile up to gigabytes. So a row that is read is asked for some times more. Alone it
+/// counts for itself; in turn, it has neighbours in its page (8 to 17) that do so, too.
+const TOUCHES_ALONE: usize = 15;
+const TOUCHES_IN_TURN: usize = 4;
 /// Space that must be left besides what a round needs: sled writes more than it is given.
 const SPARE_BYTES: u64 = 16 << 20;
 
@@ -90,6 +95,13 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
     Ok(db)
 }
 
+fn touch(db: &sled::Db, key: &[u8], times: usize) -> sled::Result<()> {
+    for _ in 0..times {
+        db.contains_key(key)?;
+    }
+    Ok(())
+}
+
 fn of_sled(path: &Path, error: sled::Error) -> Error {
     match error {
         // sled tells a lock that is held in words alone.
@@ -132,12 +144,32 @@ impl Engine {
         found.map_err(|error| self.fault(error))
     }
 
+    /// A row of a large page, one here and one there.
+    pub fn get_alone(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
+        self.get_and_touch(key, TOUCHES_ALONE)
+    }
+
+    /// A row of a large page, one after the other.
+    pub fn get_in_turn(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
+        self.get_and_touch(key, TOUCHES_IN_TURN)
+    }
+
+    fn get_and_touch(&self, key: &[u8], touches: usize) -> Result<Option<IVec>, Error> {
+        let live = self.live.load();
+        let found = guarded(&self.directory, || {
+            let found = live.db.get(key)?;
+            touch(&live.db, key, touches).map(|()| found)
+        })?;
+        found.map_err(|error| self.fault(error))
+    }
+
     /// Visits the rows whose key begins with `prefix`, in order.
     pub fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let live = self.live.load_full();
         guarded(&self.directory, || {
             for row in live.db.scan_prefix(prefix) {
                 let (key, value) = row.map_err(|error| self.fault(error))?;
+                touch(&live.db, &key, TOUCHES_IN_TURN).map_err(|error| self.fault(error))?;
                 visit(&key, &value)?;
             }
             Ok(())
@@ -212,6 +244,7 @@ impl Engine {
         guarded(&self.directory, || {
             for row in live.db.range(from..).take(rows) {
                 let (key, value) = row?;
+                touch(&live.db, &key, TOUCHES_IN_TURN)?;
                 batch.insert(&key, value);
                 copied += 1;
                 last = Some(key);
@@ -219,6 +252,8 @@ impl Engine {
             copy.db.apply_batch(batch)
         })?
         .map_err(|error| self.fault(error))?;
+        // With each slice: what sled has written twice it uses again only after a flush.
+        self.flush_database(&copy.db, copy.number)?;
         if let Some(last) = last {
             copy.next = [&last, &[0][..]].concat();
         }
@@ -226,7 +261,6 @@ impl Engine {
             *copying = Some(copy);
             return Ok(true);
         }
-        self.flush_database(&copy.db, copy.number)?;
         write_current(&self.directory, copy.number)?;
         self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
         drop(live);
