@@ -472,6 +472,8 @@ impl Store for SledStore {
         if !pass.removed.is_empty() {
             let in_use = self.in_use.load(Ordering::Acquire).saturating_sub(pass.dropped_bytes);
             self.commit(pass.ops, Applied { position: writer.applied, in_use }, &pass.added, &pass.removed)?;
+            // The next batch would, while readers wait for the index.
+            self.engine.flush()?;
         }
         Ok(next)
     }

@@ -21,7 +21,7 @@ use crate::candidate::{Failure, Name};
 use crate::life::Known;
 
 /// After so many lives the directory is a new one: checking grows with the content.
-const LIVES_OF_A_DIRECTORY: u64 = 10;
+const LIVES_OF_A_DIRECTORY: u64 = 5;
 /// How long a life lasts, in milliseconds from its first word.
 const LIFE: std::ops::Range<u64> = 20..300;
 /// The sync that is cut. A life without so many is killed after its time, on what was synced till then.

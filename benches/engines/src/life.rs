@@ -12,7 +12,7 @@ use crate::workload::{self, SLOTS};
 /// Shorter than in the measurements: more flushes are hit.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
 /// Rounds between two compactions.
-const COMPACT_EVERY: u64 = 50;
+const COMPACT_EVERY: u64 = 20;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -56,6 +56,74 @@ const ROWS: &[(&str, &str, Form)] = &[
     ("no exact prefix after", "/cuts/failed", Form::Plain),
 ];
 
+/// What a candidate has to meet: a title, the largest value, and the figures that must not be above it.
+struct Criterion {
+    title: &'static str,
+    at_most: f64,
+    figures: &'static [&'static str],
+    /// What each figure is divided by.
+    per: Option<&'static [&'static str]>,
+}
+
+const CRITERIA: &[Criterion] = &[
+    Criterion {
+        title: "at most 8 us of CPU per revision of 300 B",
+        at_most: 8.0,
+        figures: &["/small/fill/cpu_us"],
+        per: None,
+    },
+    Criterion {
+        title: "at most 1 GiB resident with all values of 1 KiB",
+        at_most: (1_u64 << 30) as f64,
+        figures: &[
+            "/large/fill/peak",
+            "/large/read/peak",
+            "/large/compact/compact/peak",
+            "/large/compact/defragment/peak",
+        ],
+        per: None,
+    },
+    Criterion {
+        title: "disk at most 2 times live after compaction and defragmentation",
+        at_most: 2.0,
+        figures: &["/small/compact/defragment/disk", "/large/compact/defragment/disk"],
+        per: Some(&["/small/compact/live", "/large/compact/live"]),
+    },
+    Criterion {
+        title: "an exact prefix after every kill",
+        at_most: 0.0,
+        figures: &["/kills/failed"],
+        per: None,
+    },
+    Criterion {
+        title: "an exact prefix after every power cut",
+        at_most: 0.0,
+        figures: &["/cuts/failed"],
+        per: None,
+    },
+];
+
+impl Criterion {
+    /// `-` when a figure is missing and none speaks against it.
+    fn verdict(&self, found: &Value) -> &'static str {
+        let number = |place: &str| found.pointer(place).and_then(Value::as_f64);
+        let values: Vec<Option<f64>> = match self.per {
+            None => self.figures.iter().map(|figure| number(figure)).collect(),
+            Some(per) => {
+                let pairs = self.figures.iter().zip(per);
+                pairs.map(|(figure, per)| Some(number(figure)? / number(per)?)).collect()
+            }
+        };
+        if values.iter().flatten().any(|value| *value > self.at_most) {
+            "no"
+        } else if values.iter().any(Option::is_none) {
+            "-"
+        } else {
+            "yes"
+        }
+    }
+}
+
 pub fn table(options: &Options, seed: u64, results: &Results) -> String {
     let mut text = format!("Seed {seed}{}.\n\n|", if options.quick { ", quick" } else { "" });
     for (name, _) in results {
@@ -71,6 +139,12 @@ pub fn table(options: &Options, seed: u64, results: &Results) -> String {
         }
         let cells = results.iter().map(|(_, found)| cell(found, place, *form));
         writeln!(text, "| {title} | {} |", cells.collect::<Vec<_>>().join(" | "))
+            .expect("a string takes everything");
+    }
+    // Little data says nothing about them.
+    for criterion in CRITERIA.iter().filter(|_| !options.quick) {
+        let verdicts: Vec<_> = results.iter().map(|(_, found)| criterion.verdict(found)).collect();
+        writeln!(text, "| **{}** | {} |", criterion.title, verdicts.join(" | "))
             .expect("a string takes everything");
     }
     text

@@ -44,10 +44,12 @@ fn random(seed: u64, number: u64) -> SmallRng {
 /// Sizes of the values in a round of the crash runs.
 pub fn sizes(seed: u64, applied: u64) -> Vec<usize> {
     let mut random = random(!seed, applied);
-    let count = random.random_range(1..100);
+    // Now and then some megabytes: more than an engine buffers.
+    let most = if random.random_ratio(1, 10) { 4000 } else { 100 };
+    let count = random.random_range(1..most);
     let size = |random: &mut SmallRng| match random.random_ratio(1, 300) {
         true => random.random_range(30_000..100_000),
-        false => random.random_range(0..1000),
+        false => random.random_range(0..1500),
     };
     (0..count).map(|_| size(&mut random)).collect()
 }

@@ -62,7 +62,15 @@ pub(super) struct Engine {
     directory: PathBuf,
     cache_bytes: u64,
     live: ArcSwap<Live>,
-    copying: Mutex<Option<Copying>>,
+    writing: Mutex<Writing>,
+}
+
+/// Held for a batch, a flush, or a slice of a defragmentation.
+#[derive(Default)]
+struct Writing {
+    copying: Option<Copying>,
+    /// A batch was written since the last flush.
+    is_unflushed: bool,
 }
 
 struct Live {
@@ -123,7 +131,7 @@ impl Engine {
         remove_others(directory, live.number)?;
         let path = database(directory, live.number);
         let live = ArcSwap::from_pointee(live);
-        let engine = Self { directory: directory.to_owned(), cache_bytes, live, copying: Mutex::new(None) };
+        let engine = Self { directory: directory.to_owned(), cache_bytes, live, writing: Mutex::default() };
         if engine.get(rows::APPLIED)?.is_none() {
             let place = path.display().to_string();
             return Err(Error::Damaged {
@@ -176,21 +184,31 @@ impl Engine {
         })?
     }
 
+    /// Writes a batch. The one before must be durable first: once a batch is written, sled takes the space of what it
+    /// replaced for the next, and a power cut would leave neither.
     pub fn apply(&self, ops: &Ops) -> Result<(), Error> {
+        let mut writing = self.writing.lock();
         let live = self.live.load_full();
+        if writing.is_unflushed {
+            self.flush_database(&live.db, live.number)?;
+        }
+        writing.is_unflushed = true;
         let apply = |db: &sled::Db, batch| {
             guarded(&self.directory, || db.apply_batch(batch))?.map_err(|error| self.fault(error))
         };
         apply(&live.db, ops.batch(|_| true))?;
-        if let Some(copying) = &*self.copying.lock() {
+        if let Some(copying) = &writing.copying {
             apply(&copying.db, ops.batch(|key| key < copying.next.as_slice()))?;
         }
         Ok(())
     }
 
     pub fn flush(&self) -> Result<(), Error> {
+        let mut writing = self.writing.lock();
         let live = self.live.load_full();
-        self.flush_database(&live.db, live.number)
+        self.flush_database(&live.db, live.number)?;
+        writing.is_unflushed = false;
+        Ok(())
     }
 
     /// sled hands its writes to the device but syncs neither its cache nor the file's length: done here.
@@ -231,8 +249,8 @@ impl Engine {
 
     /// Copies some rows into a fresh database; `false` when it has taken the old one's place.
     pub fn defragment(&self, rows: usize) -> Result<bool, Error> {
-        let mut copying = self.copying.lock();
-        let mut copy = match copying.take() {
+        let mut writing = self.writing.lock();
+        let mut copy = match writing.copying.take() {
             Some(copy) => copy,
             None => self.begin_copy()?,
         };
@@ -258,11 +276,12 @@ impl Engine {
             copy.next = [&last, &[0][..]].concat();
         }
         if copied == rows {
-            *copying = Some(copy);
+            writing.copying = Some(copy);
             return Ok(true);
         }
         write_current(&self.directory, copy.number)?;
         self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
+        writing.is_unflushed = false;
         drop(live);
         // Readers may still hold the old one; its files go when they let go of it.
         remove_others(&self.directory, copy.number)?;
@@ -307,6 +326,9 @@ fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error
         let detail = "it is missing: the store was removed, or is not whole".to_owned();
         return Err(Error::Damaged { place, detail });
     }
+    // Recovery gives away the space of what is old. What makes it so may have been written and not flushed.
+    let file = path.join("db");
+    fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
     Ok(Live { db: open_database(&path, cache_bytes)?, number })
 }
 
