@@ -25,8 +25,10 @@ const SEGMENT_BYTES: usize = 4 << 20;
 /// counts for itself; in turn, it has neighbours in its page (8 to 17) that do so, too.
 const TOUCHES_ALONE: usize = 15;
 const TOUCHES_IN_TURN: usize = 4;
-/// Space that must be left besides what a round needs: sled writes more than it is given.
+/// Space that must be left besides what a round needs.
 const SPARE_BYTES: u64 = 16 << 20;
+/// How many bytes of its file sled may take for one that it is given: up to two and a half were seen.
+const FILE_BYTES_PER_BYTE: u64 = 3;
 
 /// Rows to put and to remove, in order.
 #[derive(Default)]
@@ -116,7 +118,8 @@ fn of_sled(path: &Path, error: sled::Error) -> Error {
         sled::Error::Io(source) if source.to_string().contains("could not acquire lock") => {
             Error::Locked { path: path.display().to_string() }
         }
-        sled::Error::Io(source) => of_io(path, source),
+        // Never `Full`: sled takes nothing any more after a write of its own has failed.
+        sled::Error::Io(source) => Error::Io { path: path.display().to_string(), source },
         error => Error::Damaged { place: path.display().to_string(), detail: error.to_string() },
     }
 }
@@ -197,8 +200,11 @@ impl Engine {
             guarded(&self.directory, || db.apply_batch(batch))?.map_err(|error| self.fault(error))
         };
         apply(&live.db, ops.batch(|_| true))?;
-        if let Some(copying) = &writing.copying {
-            apply(&copying.db, ops.batch(|key| key < copying.next.as_slice()))?;
+        if let Some(copying) = &writing.copying
+            && let Err(error) = apply(&copying.db, ops.batch(|key| key < copying.next.as_slice()))
+        {
+            tracing::warn!(%error, "the copy of a defragmentation is begun anew");
+            writing.copying = None;
         }
         Ok(())
     }
@@ -241,7 +247,7 @@ impl Engine {
         let found =
             rustix::fs::statvfs(&self.directory).map_err(|error| of_io(&self.directory, error.into()))?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        if free < bytes.saturating_mul(2).saturating_add(SPARE_BYTES) {
+        if free < bytes.saturating_mul(FILE_BYTES_PER_BYTE).saturating_add(SPARE_BYTES) {
             return Err(Error::Full { path: self.directory.display().to_string() });
         }
         Ok(())
