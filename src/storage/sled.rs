@@ -4,6 +4,7 @@
 
 mod blocks;
 mod engine;
+mod pass;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -23,14 +24,13 @@ use super::{Error, Round, Sizes, Store, StoredChange, Table, change_size, row_si
 use crate::ids::{FullRevision, LogPosition, Revision};
 use blocks::{BLOCK_BYTES, Block, CHUNK_BYTES};
 use engine::{Engine, Ops};
+use pass::Pass;
 use rows::Applied;
 
 /// Tries to read a block that is being replaced by another.
 const MAX_READ_TRIES: usize = 8;
 /// Rows copied in one slice of a defragmentation.
-const DEFRAGMENT_ROWS: usize = 256;
-/// Blocks up to this size are joined with their neighbours when a compaction passes.
-const SMALL_BLOCK_BYTES: usize = BLOCK_BYTES / 2;
+const DEFRAGMENT_ROWS: usize = 64;
 
 /// Bytes of memory that reads may use.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ pub struct SledStore {
     directory: PathBuf,
     engine: Engine,
     cache: Cache<FullRevision, Arc<Block>, BlockWeight>,
-    /// The first revision of every block: held for one search, or for one batch that replaces blocks.
+    /// The first revision of every block: held for one search, or for one batch that removes blocks.
     index: RwLock<BTreeSet<FullRevision>>,
     writer: Mutex<Writer>,
     in_use: AtomicU64,
@@ -80,7 +80,7 @@ impl SledStore {
     /// Opens the store of a directory, which is made when it is missing.
     ///
     /// # Errors
-    /// `Damaged`, `Locked`, `Format`; faults of the disk.
+    /// `Damaged`, `Locked`; faults of the disk.
     pub fn open(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
         let engine = Engine::open(directory, options.engine_cache_bytes)?;
         let applied = match engine.get(rows::APPLIED)? {
@@ -146,10 +146,14 @@ impl SledStore {
     }
 
     fn load(&self, first: FullRevision) -> Result<Option<Arc<Block>>, Error> {
-        match self.engine.get(&rows::block_key(first))? {
-            Some(row) => Ok(Some(Arc::new(Block::decode(first, &row)?))),
-            None => Ok(None),
-        }
+        let row = self.engine.get_alone(&rows::block_key(first))?;
+        row.map(|row| Block::decode(first, &row).map(Arc::new)).transpose()
+    }
+
+    /// For who goes through many.
+    fn load_in_turn(&self, first: FullRevision) -> Result<Option<Block>, Error> {
+        let row = self.engine.get_in_turn(&rows::block_key(first))?;
+        row.map(|row| Block::decode(first, &row)).transpose()
     }
 
     /// The change in a place of a block, with its chunks put together; `None` when it was removed meanwhile.
@@ -165,7 +169,7 @@ impl SledStore {
         let mut pair = Vec::with_capacity(chunked.min(2 * CHUNK_BYTES));
         let mut number = 0;
         while pair.len() < chunked {
-            let Some(row) = self.engine.get(&rows::chunk_key(change.at, number))? else {
+            let Some(row) = self.engine.get_alone(&rows::chunk_key(change.at, number))? else {
                 return if self.is_stored(block.first(), change.at)? {
                     Err(damaged(number, "it is missing"))
                 } else {
@@ -217,21 +221,14 @@ impl SledStore {
             writer.open.push(change.clone());
         }
         if !changes.is_empty() {
-            Self::put_block(&writer.open, ops, firsts);
+            pass::put_block(&writer.open, ops, firsts);
         }
     }
 
     fn seal(writer: &mut Writer, ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
-        Self::put_block(&writer.open, ops, firsts);
+        pass::put_block(&writer.open, ops, firsts);
         writer.open.clear();
         writer.open_bytes = 0;
-    }
-
-    fn put_block(changes: &[StoredChange], ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
-        if let Some(first) = changes.first() {
-            ops.put(rows::block_key(first.at), blocks::encode(changes));
-            firsts.push(first.at);
-        }
     }
 
     fn row_delta(&self, round: &Round) -> Result<i64, Error> {
@@ -261,33 +258,24 @@ impl SledStore {
         removed: &[FullRevision],
     ) -> Result<(), Error> {
         ops.put(rows::APPLIED.to_vec(), rows::encode_applied(applied));
-        let mut index = self.index.write();
-        self.engine.apply(&ops)?;
-        for first in removed {
-            index.remove(first);
+        if removed.is_empty() {
+            // Nobody reads what a round adds before it is here: readers need not wait for it.
+            self.engine.apply(&ops)?;
+            self.index.write().extend(added);
+        } else {
+            let mut index = self.index.write();
+            self.engine.apply(&ops)?;
+            for first in removed {
+                index.remove(first);
+            }
+            index.extend(added);
         }
-        index.extend(added);
-        drop(index);
         // What was cached under a first revision may have grown or shrunk.
         for first in removed.iter().chain(added) {
             self.cache.remove(first);
         }
         self.in_use.store(applied.in_use, Ordering::Release);
         Ok(())
-    }
-
-    /// Puts a run of kept changes back into blocks of full size.
-    fn repack(run: &mut Vec<StoredChange>, ops: &mut Ops, added: &mut Vec<FullRevision>) {
-        let (mut start, mut bytes) = (0, 0);
-        for (place, change) in run.iter().enumerate() {
-            if bytes >= BLOCK_BYTES {
-                Self::put_block(&run[start..place], ops, added);
-                (start, bytes) = (place, 0);
-            }
-            bytes += blocks::encoded_len(change);
-        }
-        Self::put_block(&run[start..], ops, added);
-        run.clear();
     }
 
     /// First revisions of the blocks that may hold changes in a span.
@@ -301,52 +289,6 @@ impl SledStore {
     fn block_at_or_after(&self, at: FullRevision) -> Option<FullRevision> {
         let index = self.index.read();
         index.range(..=at).next_back().or_else(|| index.range(at..).next()).copied()
-    }
-}
-
-/// One slice of a compaction: blocks that lose something, or are small, are packed anew with their neighbours.
-#[derive(Default)]
-struct Pass {
-    ops: Ops,
-    added: Vec<FullRevision>,
-    removed: Vec<FullRevision>,
-    /// Kept changes of the blocks removed since the last that stays.
-    run: Vec<StoredChange>,
-    looked_at: usize,
-    dropped_bytes: u64,
-}
-
-impl Pass {
-    fn block(
-        &mut self,
-        first: FullRevision,
-        block: &Block,
-        changes: Vec<StoredChange>,
-        keep: &mut dyn FnMut(&StoredChange) -> bool,
-    ) {
-        self.looked_at += changes.len();
-        let before = changes.len();
-        let mut kept = Vec::with_capacity(before);
-        for change in changes {
-            if keep(&change) {
-                kept.push(change);
-                continue;
-            }
-            self.dropped_bytes += change_size(&change);
-            for (number, _) in blocks::chunks(&change) {
-                self.ops.remove(rows::chunk_key(change.at, number));
-            }
-        }
-        if kept.len() == before && block.len_bytes() >= SMALL_BLOCK_BYTES {
-            return self.close_run();
-        }
-        self.ops.remove(rows::block_key(first));
-        self.removed.push(first);
-        self.run.extend(kept);
-    }
-
-    fn close_run(&mut self) {
-        SledStore::repack(&mut self.run, &mut self.ops, &mut self.added);
     }
 }
 
@@ -412,7 +354,7 @@ impl Store for SledStore {
                 return Ok(());
             };
             // Gone: replaced since the index was asked.
-            let Some(block) = self.load(first)? else {
+            let Some(block) = self.load_in_turn(first)? else {
                 continue;
             };
             for place in block.places_from(next) {
@@ -466,7 +408,7 @@ impl Store for SledStore {
                 next = Some(first.max(from));
                 break;
             }
-            let Some(block) = self.load(first)? else {
+            let Some(block) = self.load_in_turn(first)? else {
                 continue;
             };
             let changes = self.changes_of(&block)?;
@@ -478,6 +420,8 @@ impl Store for SledStore {
         if !pass.removed.is_empty() {
             let in_use = self.in_use.load(Ordering::Acquire).saturating_sub(pass.dropped_bytes);
             self.commit(pass.ops, Applied { position: writer.applied, in_use }, &pass.added, &pass.removed)?;
+            // The next batch would, while readers wait for the index.
+            self.engine.flush()?;
         }
         Ok(next)
     }

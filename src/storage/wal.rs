@@ -1,6 +1,6 @@
 //! The raft log on disk: segments of fixed size, zeroed before use and used again, one record per batch, one
 //! flush per batch. Owns what is durable; decides nothing about what may be forgotten (`cut` is told).
-//! docs/wal.md has the format and the rules of recovery.
+//! docs/storage.md has the format and the rules of recovery.
 
 mod record;
 mod recovery;

@@ -20,8 +20,15 @@ const MAGIC: &str = "decklog store 1 ";
 /// sled writes a page above a quarter of this to a file of its own, which it never syncs. A page holds up to 17
 /// rows, and a row is below 50 KiB: none is that large.
 const SEGMENT_BYTES: usize = 4 << 20;
-/// Space that must be left besides what a round needs: sled writes more than it is given.
+/// sled looks at how much its cache holds once per 64 accesses in a shard of it, and it has 256 shards: pages of
+/// blocks, read once each, would pile up to gigabytes. So a row that is read is asked for some times more. Alone it
+/// counts for itself; in turn, it has neighbours in its page (8 to 17) that do so, too.
+const TOUCHES_ALONE: usize = 15;
+const TOUCHES_IN_TURN: usize = 4;
+/// Space that must be left besides what a round needs.
 const SPARE_BYTES: u64 = 16 << 20;
+/// How many bytes of its file sled may take for one that it is given: up to two and a half were seen.
+const FILE_BYTES_PER_BYTE: u64 = 3;
 
 /// Rows to put and to remove, in order.
 #[derive(Default)]
@@ -57,7 +64,15 @@ pub(super) struct Engine {
     directory: PathBuf,
     cache_bytes: u64,
     live: ArcSwap<Live>,
-    copying: Mutex<Option<Copying>>,
+    writing: Mutex<Writing>,
+}
+
+/// Held for a batch, a flush, or a slice of a defragmentation.
+#[derive(Default)]
+struct Writing {
+    copying: Option<Copying>,
+    /// A batch was written since the last flush.
+    is_unflushed: bool,
 }
 
 struct Live {
@@ -111,13 +126,21 @@ fn write_through(path: &Path) {
     }
 }
 
+fn touch(db: &sled::Db, key: &[u8], times: usize) -> sled::Result<()> {
+    for _ in 0..times {
+        db.contains_key(key)?;
+    }
+    Ok(())
+}
+
 fn of_sled(path: &Path, error: sled::Error) -> Error {
     match error {
         // sled tells a lock that is held in words alone.
         sled::Error::Io(source) if source.to_string().contains("could not acquire lock") => {
             Error::Locked { path: path.display().to_string() }
         }
-        sled::Error::Io(source) => of_io(path, source),
+        // Never `Full`: sled takes nothing any more after a write of its own has failed.
+        sled::Error::Io(source) => Error::Io { path: path.display().to_string(), source },
         error => Error::Damaged { place: path.display().to_string(), detail: error.to_string() },
     }
 }
@@ -132,7 +155,7 @@ impl Engine {
         remove_others(directory, live.number)?;
         let path = database(directory, live.number);
         let live = ArcSwap::from_pointee(live);
-        let engine = Self { directory: directory.to_owned(), cache_bytes, live, copying: Mutex::new(None) };
+        let engine = Self { directory: directory.to_owned(), cache_bytes, live, writing: Mutex::default() };
         if engine.get(rows::APPLIED)?.is_none() {
             let place = path.display().to_string();
             return Err(Error::Damaged {
@@ -153,33 +176,66 @@ impl Engine {
         found.map_err(|error| self.fault(error))
     }
 
+    /// A row of a large page, one here and one there.
+    pub fn get_alone(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
+        self.get_and_touch(key, TOUCHES_ALONE)
+    }
+
+    /// A row of a large page, one after the other.
+    pub fn get_in_turn(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
+        self.get_and_touch(key, TOUCHES_IN_TURN)
+    }
+
+    fn get_and_touch(&self, key: &[u8], touches: usize) -> Result<Option<IVec>, Error> {
+        let live = self.live.load();
+        let found = guarded(&self.directory, || {
+            let found = live.db.get(key)?;
+            touch(&live.db, key, touches).map(|()| found)
+        })?;
+        found.map_err(|error| self.fault(error))
+    }
+
     /// Visits the rows whose key begins with `prefix`, in order.
     pub fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let live = self.live.load_full();
         guarded(&self.directory, || {
             for row in live.db.scan_prefix(prefix) {
                 let (key, value) = row.map_err(|error| self.fault(error))?;
+                touch(&live.db, &key, TOUCHES_IN_TURN).map_err(|error| self.fault(error))?;
                 visit(&key, &value)?;
             }
             Ok(())
         })?
     }
 
+    /// Writes a batch. The one before must be durable first: once a batch is written, sled takes the space of what it
+    /// replaced for the next, and a power cut would leave neither.
     pub fn apply(&self, ops: &Ops) -> Result<(), Error> {
+        let mut writing = self.writing.lock();
         let live = self.live.load_full();
+        if writing.is_unflushed {
+            self.flush_database(&live.db, live.number)?;
+        }
+        writing.is_unflushed = true;
         let apply = |db: &sled::Db, batch| {
             guarded(&self.directory, || db.apply_batch(batch))?.map_err(|error| self.fault(error))
         };
         apply(&live.db, ops.batch(|_| true))?;
-        if let Some(copying) = &*self.copying.lock() {
-            apply(&copying.db, ops.batch(|key| key < copying.next.as_slice()))?;
+        if let Some(copying) = &writing.copying
+            && let Err(error) = apply(&copying.db, ops.batch(|key| key < copying.next.as_slice()))
+        {
+            tracing::warn!(%error, "the copy of a defragmentation is begun anew");
+            writing.copying = None;
         }
         Ok(())
     }
 
     pub fn flush(&self) -> Result<(), Error> {
+        let mut writing = self.writing.lock();
         let live = self.live.load_full();
-        self.flush_database(&live.db, live.number)
+        self.flush_database(&live.db, live.number)?;
+        writing.is_unflushed = false;
+        Ok(())
     }
 
     /// sled hands its writes to the device but syncs neither its cache nor the file's length: done here.
@@ -212,7 +268,7 @@ impl Engine {
         let found =
             rustix::fs::statvfs(&self.directory).map_err(|error| of_io(&self.directory, error.into()))?;
         let free = found.f_bavail.saturating_mul(found.f_frsize);
-        if free < bytes.saturating_mul(2).saturating_add(SPARE_BYTES) {
+        if free < bytes.saturating_mul(FILE_BYTES_PER_BYTE).saturating_add(SPARE_BYTES) {
             return Err(Error::Full { path: self.directory.display().to_string() });
         }
         Ok(())
@@ -220,8 +276,8 @@ impl Engine {
 
     /// Copies some rows into a fresh database; `false` when it has taken the old one's place.
     pub fn defragment(&self, rows: usize) -> Result<bool, Error> {
-        let mut copying = self.copying.lock();
-        let mut copy = match copying.take() {
+        let mut writing = self.writing.lock();
+        let mut copy = match writing.copying.take() {
             Some(copy) => copy,
             None => self.begin_copy()?,
         };
@@ -233,6 +289,7 @@ impl Engine {
         guarded(&self.directory, || {
             for row in live.db.range(from..).take(rows) {
                 let (key, value) = row?;
+                touch(&live.db, &key, TOUCHES_IN_TURN)?;
                 batch.insert(&key, value);
                 copied += 1;
                 last = Some(key);
@@ -240,16 +297,18 @@ impl Engine {
             copy.db.apply_batch(batch)
         })?
         .map_err(|error| self.fault(error))?;
+        // With each slice: what sled has written twice it uses again only after a flush.
+        self.flush_database(&copy.db, copy.number)?;
         if let Some(last) = last {
             copy.next = [&last, &[0][..]].concat();
         }
         if copied == rows {
-            *copying = Some(copy);
+            writing.copying = Some(copy);
             return Ok(true);
         }
-        self.flush_database(&copy.db, copy.number)?;
         write_current(&self.directory, copy.number)?;
         self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
+        writing.is_unflushed = false;
         drop(live);
         // Readers may still hold the old one; its files go when they let go of it.
         remove_others(&self.directory, copy.number)?;
@@ -295,6 +354,9 @@ fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error
         return Err(Error::Damaged { place, detail });
     }
     remove_unfinished(&path).map_err(|source| of_io(&path, source))?;
+    // Recovery gives away the space of what is old. What makes it so may have been written and not flushed.
+    let file = path.join("db");
+    fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
     Ok(Live { db: open_database(&path, cache_bytes)?, number })
 }
 
