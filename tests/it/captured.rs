@@ -115,6 +115,14 @@ impl Captured {
     /// What it wrote, when it has not ended within `limit`.
     pub fn end(mut self, limit: Duration) -> Result<Output, String> {
         self.stdin = None;
+        self.wait_for_end(limit)
+    }
+
+    /// Waits for its end with its stdin open: it ends for a signal, and not for want of input.
+    ///
+    /// # Errors
+    /// What it wrote, when it has not ended within `limit`.
+    pub fn wait_for_end(mut self, limit: Duration) -> Result<Output, String> {
         let deadline = Instant::now() + limit;
         for stream in [&self.stdout, &self.stderr] {
             stream.wait(deadline.saturating_duration_since(Instant::now()), |written| written.closed);

@@ -80,7 +80,7 @@ impl Side {
             Action::Stop { name } => {
                 let (args, running) = self.running.remove(name).expect("the script started it");
                 running.signal("INT");
-                let output = running.end(LIMIT)?;
+                let output = running.wait_for_end(LIMIT)?;
                 Ok(self.ended(&args, &output))
             }
             Action::Watchers(count) => {
