@@ -182,7 +182,7 @@ impl Persist {
     ///
     /// # Errors
     /// A fault of the disk other than its being full.
-    pub fn run(mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
+    pub fn run(&mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
         loop {
             let busy = self.is_compacting() || !self.defragmenting.is_empty();
             let patience = busy.then_some(options.compaction_pause);

@@ -35,7 +35,7 @@ impl ApplyStage {
     ///
     /// # Errors
     /// A fault after which the state cannot be trusted to advance: the process must stop.
-    pub fn run(mut self) -> Result<(), apply::Error> {
+    pub fn run(&mut self) -> Result<(), apply::Error> {
         let mut batches = VecDeque::new();
         loop {
             let until = self.applier.is_pruning().then(|| Instant::now() + PRUNE_PAUSE);

@@ -102,11 +102,11 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
     let (ends, ended) = mpsc::channel(4);
     let persist_mailbox = mailbox.clone();
     let threads = vec![
-        stage("consensus", &ends, move || consensus_loop.run().map_err(|error| error.to_string()))?,
-        stage("apply", &ends, move || apply.run().map_err(|error| error.to_string()))?,
-        stage("watch", &ends, move || hub.run().map_err(|error| error.to_string()))?,
-        stage("store", &ends, move || {
-            persist.run(&persist_mailbox, &persist_options).map_err(|error| error.to_string())
+        stage("consensus", &ends, consensus_loop, |consensus| consensus.run().map_err(text))?,
+        stage("apply", &ends, apply, |apply| apply.run().map_err(text))?,
+        stage("watch", &ends, hub, |hub| hub.run().map_err(text))?,
+        stage("store", &ends, persist, move |persist| {
+            persist.run(&persist_mailbox, &persist_options).map_err(text)
         })?,
     ];
     Ok(Stages {
@@ -138,15 +138,21 @@ fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     }
 }
 
-/// A thread that tells how it ended.
-fn stage(
+fn text(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
+/// A thread that tells how it ended. The stage itself is dropped after that: those who then find a channel of its
+/// closed end later, and the first end that is told is the cause.
+fn stage<S: Send + 'static>(
     name: &'static str,
     ends: &mpsc::Sender<StageEnd>,
-    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    mut stage: S,
+    run: impl FnOnce(&mut S) -> Result<(), String> + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     let ends = ends.clone();
     let body = move || {
-        let result = run();
+        let result = run(&mut stage);
         // Nobody listens any more when the process is ending.
         drop(ends.try_send(StageEnd { stage: name, result }));
     };

@@ -129,7 +129,7 @@ impl HubThread {
     ///
     /// # Errors
     /// A fault of the disk.
-    pub fn run(mut self) -> Result<(), mvcc::Error> {
+    pub fn run(&mut self) -> Result<(), mvcc::Error> {
         loop {
             let wait = if self.hub.can_catch_up() {
                 Duration::ZERO
