@@ -12,7 +12,7 @@ use crate::command::{self, Batch, Command, CommandResult, Kind, Outcome, Rejecti
 use crate::ids::{LogPosition, MemberId, Revision};
 use crate::lease::Leases;
 use crate::members::Members;
-use crate::mvcc::{self, Change, Keyspace};
+use crate::mvcc::{self, Change, Keyspace, Operations};
 use crate::storage::{Round, TableWrite};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::alarm_request::AlarmAction;
@@ -61,6 +61,8 @@ pub struct Published {
     pub changes: Vec<Change>,
     /// A compaction was ordered: its revision.
     pub compacted: Option<Revision>,
+    /// What the commands asked for.
+    pub operations: Operations,
 }
 
 /// The state machine.
@@ -121,9 +123,20 @@ impl Applier {
         Ok(outcomes)
     }
 
-    /// Makes what was applied visible to readers at once and hands out what store and watchers need.
+    /// Makes what was applied visible to readers at once and hands out what store and watchers need, after a
+    /// slice of pruning.
     pub fn publish(&mut self) -> Published {
+        self.prune();
+        self.publish_unpruned()
+    }
+
+    /// Prunes a slice of the index for the newest compaction, if there is anything to prune.
+    pub fn prune(&mut self) {
         self.keyspace.prune(PRUNED_LEAVES_PER_BATCH);
+    }
+
+    /// As `publish`, for a caller that prunes by itself.
+    pub fn publish_unpruned(&mut self) -> Published {
         let publication = self.keyspace.publish();
         let mut tables = publication.tables;
         tables.append(&mut self.tables);
@@ -134,6 +147,7 @@ impl Applier {
             round: Round { applied: self.position, changes: publication.stored, tables },
             changes: publication.changes,
             compacted: self.compacted.take(),
+            operations: publication.operations,
         }
     }
 

@@ -2,7 +2,7 @@
 //! Nothing reads the environment later.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod build;
@@ -14,7 +14,6 @@ mod ids;
 mod url;
 mod values;
 
-pub use crate::background::auto_compact::AutoCompaction;
 use crate::ids::{ClusterId, MemberId};
 pub use url::{Url, UrlError};
 
@@ -89,6 +88,13 @@ pub struct StorageConfig {
     pub compaction_pause: Duration,
 }
 
+/// What automatic compaction keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    Periodic(Duration),
+    Revision(i64),
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct WarnConfig {
     /// Applying a batch for longer is told.
@@ -102,6 +108,13 @@ pub struct LogConfig {
     pub json: bool,
     /// `stderr`, `stdout` or paths.
     pub outputs: Vec<String>,
+}
+
+impl LogConfig {
+    /// Whether lines go anywhere but to stderr.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.outputs.iter().any(|output| !matches!(output.as_str(), "default" | "stderr"))
+    }
 }
 
 impl RaftConfig {
@@ -180,17 +193,22 @@ pub enum Error {
 }
 
 /// Arguments (without the program's name) and variables become a configuration, or a text to print.
+/// `is_initialised` says whether a data directory holds a member already.
 ///
 /// # Errors
 /// See `Error`.
-pub fn load(args: Vec<OsString>, env: &[(OsString, OsString)]) -> Result<Invocation, Error> {
+pub fn load(
+    args: Vec<OsString>,
+    env: &[(OsString, OsString)],
+    is_initialised: &dyn Fn(&Path) -> bool,
+) -> Result<Invocation, Error> {
     match values::read(args, env)? {
         values::Asked::Version => Ok(Invocation::Print(help::version())),
         values::Asked::Help => Ok(Invocation::Print(help::text())),
         values::Asked::Values(values) => {
             let socket = env.iter().find(|(key, _)| key == "NOTIFY_SOCKET");
             let socket = socket.map(|(_, value)| value.to_string_lossy().into_owned());
-            Ok(Invocation::Serve(Box::new(build::build(values, socket)?)))
+            Ok(Invocation::Serve(Box::new(build::build(values, socket, is_initialised)?)))
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::command::Rejection;
 use crate::ids::{LogPosition, MemberId, Term};
 
 pub use event_loop::{Loop, LoopOptions, Stopper};
-pub use handle::{Handle, Progress};
+pub use handle::{Handle, Ordered, Progress};
 pub use log::{LogTimers, RaftLog};
 pub use node::{CommittedEntry, Error, Node, NodeOptions, Step};
 pub use proposal::{Proposal, Replies};

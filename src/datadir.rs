@@ -102,6 +102,11 @@ impl DataDir {
     }
 }
 
+/// Whether a directory holds a member already. Touches nothing.
+pub fn is_initialised(root: &Path) -> bool {
+    root.join(IDENTITY).exists()
+}
+
 /// The ids of a directory that is only looked at.
 ///
 /// # Errors
@@ -146,9 +151,10 @@ fn lock(root: &Path) -> Result<File, Error> {
 
 fn read_identity(path: &Path) -> Result<(MemberId, ClusterId), Error> {
     let name = path.display().to_string();
-    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: name.clone(), source })?;
+    let text = fs::read(path).map_err(|source| Error::Io { path: name.clone(), source })?;
     let damaged = |detail: String| Error::Damaged { path: name.clone(), detail };
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
     let found = value["format"].as_u64().ok_or_else(|| damaged("it names no format".to_owned()))?;
     if found != u64::from(FORMAT) {
         return Err(Error::Format { path: name, found });
@@ -158,7 +164,16 @@ fn read_identity(path: &Path) -> Result<(MemberId, ClusterId), Error> {
         text.and_then(|text| u64::from_str_radix(text, 16).ok())
             .ok_or_else(|| damaged(format!("its {field} is no id")))
     };
-    Ok((MemberId(id("member")?), ClusterId(id("cluster")?)))
+    let ids = (MemberId(id("member")?), ClusterId(id("cluster")?));
+    if id("checksum")? != u64::from(checksum(ids.0, ids.1)) {
+        return Err(damaged("its checksum is wrong".to_owned()));
+    }
+    Ok(ids)
+}
+
+/// Of both ids: another member's id would be as good as ours, and wrong.
+fn checksum(member: MemberId, cluster: ClusterId) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&member.0.to_be_bytes()), &cluster.0.to_be_bytes())
 }
 
 fn write_identity(root: &Path, member: MemberId, cluster: ClusterId) -> io::Result<()> {
@@ -166,6 +181,7 @@ fn write_identity(root: &Path, member: MemberId, cluster: ClusterId) -> io::Resu
         "format": FORMAT,
         "member": format!("{:016x}", member.0),
         "cluster": format!("{:016x}", cluster.0),
+        "checksum": format!("{:08x}", checksum(member, cluster)),
     });
     let temporary = root.join(LOCK_NEW);
     let mut file = File::create(&temporary)?;

@@ -174,7 +174,7 @@ impl Report {
             self.table(&*store, table)?;
         }
         let reader = Keyspace::recover(store)?.keyspace.reader();
-        let hash = reader.snapshot().hash_kv(0)?;
+        let hash = reader.hash_kv(0)?;
         writeln!(
             self.text,
             "  revision {}, compacted at {}, {} keys, HashKV {}",
@@ -251,9 +251,11 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
             copy_tree(&entry.path(), &target)?;
-        } else {
+        } else if kind.is_file() {
+            // Nothing else is ours, and a pipe would be waited for.
             fs::copy(entry.path(), &target)?;
         }
     }

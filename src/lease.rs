@@ -32,6 +32,9 @@ struct Inner {
     /// Rows that the store has not been given yet.
     rows: Vec<TableWrite>,
     deadlines: Deadlines,
+    /// For an id the checkpoints that this member has put into the log and not applied yet. They outlive the lease:
+    /// the next of the same id may meet them.
+    ordered: HashMap<LeaseId, u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub struct TimeToLive {
 pub struct Renewed {
     /// Seconds from now.
     pub ttl: i64,
-    /// A checkpoint stands that says less: it must be lifted before the renewal is promised.
+    /// A checkpoint that says less stands, or is on its way: it must be lifted before the renewal is promised.
     pub is_checkpointed: bool,
 }
 
@@ -148,10 +151,13 @@ impl Leases {
     /// Notes how many seconds a lease has left, for the next start or leader; 0 means all of them.
     pub fn checkpoint(&self, id: LeaseId, remaining: i64) {
         let mut inner = self.0.lock();
+        if remaining != 0 {
+            inner.checkpoint_arrived(id);
+        }
         let Some(lease) = inner.leases.get_mut(&id) else {
             return;
         };
-        lease.remaining = remaining;
+        lease.remaining = remaining.min(lease.ttl);
         let row = row(id, Some(lease));
         inner.rows.push(row);
     }
@@ -170,7 +176,8 @@ impl Leases {
             return None;
         }
         inner.deadlines.set(id, now + seconds(lease.ttl));
-        Some(Renewed { ttl: lease.ttl, is_checkpointed: lease.remaining != 0 })
+        let is_checkpointed = lease.remaining != 0 || inner.ordered.contains_key(&id);
+        Some(Renewed { ttl: lease.ttl, is_checkpointed })
     }
 
     /// What is known of a lease; its keys only when asked for.
@@ -197,19 +204,28 @@ impl Leases {
         inner.deadlines.due(now).take(limit).collect()
     }
 
-    /// Up to `limit` leases longer than `interval` with the seconds they have left: what a checkpoint says.
-    pub fn to_checkpoint(&self, now: Instant, interval: Duration, limit: usize) -> Vec<(LeaseId, i64)> {
+    /// Leases longer than `interval` of whose time more has passed than is noted.
+    pub fn to_checkpoint(&self, now: Instant, interval: Duration) -> Vec<LeaseId> {
         let inner = &mut *self.0.lock();
         inner.deadlines.start(&inner.leases, now);
         let long = inner.leases.iter().filter(|(_, lease)| seconds(lease.ttl) > interval);
-        let left = long.filter_map(|(id, lease)| {
-            let left = inner.deadlines.of(*id)?.saturating_duration_since(now);
-            // Rounded up: a lease may live longer than promised, never shorter.
-            let left = whole_seconds(left).saturating_add(1).min(lease.ttl);
-            let before = if lease.remaining == 0 { lease.ttl } else { lease.remaining };
-            (left < before).then_some((*id, left))
-        });
-        left.take(limit).collect()
+        long.filter(|(id, _)| inner.to_note(**id, now).is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// Hands the seconds that some leases have left to `order`, which puts them into the log without waiting. No
+    /// renewal comes between: one before is counted, and one after knows that there is a checkpoint to lift.
+    pub fn order_checkpoint<T>(
+        &self,
+        ids: &[LeaseId],
+        now: Instant,
+        order: impl FnOnce(&[(LeaseId, i64)]) -> T,
+    ) -> T {
+        let inner = &mut *self.0.lock();
+        let left: Vec<_> = ids.iter().filter_map(|id| Some((*id, inner.to_note(*id, now)?))).collect();
+        for (id, _) in &left {
+            *inner.ordered.entry(*id).or_default() += 1;
+        }
+        order(&left)
     }
 
     /// Number of leases, and of keys bound to one.
@@ -220,6 +236,25 @@ impl Leases {
 }
 
 impl Inner {
+    /// The seconds that a lease has left, when it is less than what is noted. Rounded up: a lease may live longer
+    /// than promised, never shorter.
+    fn to_note(&self, id: LeaseId, now: Instant) -> Option<i64> {
+        let lease = self.leases.get(&id)?;
+        let left = self.deadlines.of(id)?.saturating_duration_since(now);
+        let left = whole_seconds(left).saturating_add(1).min(lease.ttl);
+        let noted = if lease.remaining == 0 { lease.ttl } else { lease.remaining };
+        (left < noted).then_some(left)
+    }
+
+    fn checkpoint_arrived(&mut self, id: LeaseId) {
+        if let Some(ordered) = self.ordered.get_mut(&id) {
+            *ordered -= 1;
+            if *ordered == 0 {
+                self.ordered.remove(&id);
+            }
+        }
+    }
+
     fn detach(&mut self, key: &Bytes) {
         if let Some(id) = self.by_key.remove(key)
             && let Some(lease) = self.leases.get_mut(&id)
@@ -236,8 +271,9 @@ impl Lease {
     }
 }
 
+/// At most the longest TTL: a time that can be added to any.
 fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    Duration::from_secs(u64::try_from(seconds.min(MAX_TTL)).unwrap_or(0))
 }
 
 fn whole_seconds(time: Duration) -> i64 {
@@ -305,7 +341,10 @@ mod tests {
         leases.grant(LeaseId(7), 1000).expect("granted");
         assert!(leases.due(now, 1).is_empty());
         let later = now + Duration::from_millis(400_500);
-        assert_eq!(leases.to_checkpoint(later, Duration::from_secs(300), 10), [(LeaseId(7), 600)]);
+        let interval = Duration::from_secs(300);
+        assert_eq!(leases.to_checkpoint(later, interval), [LeaseId(7)]);
+        let left = leases.order_checkpoint(&[LeaseId(7)], later, <[_]>::to_vec);
+        assert_eq!(left, [(LeaseId(7), 600)]);
         leases.checkpoint(LeaseId(7), 600);
         let store = crate::storage::MemoryStore::new();
         let tables = leases.take_rows();

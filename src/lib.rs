@@ -17,6 +17,7 @@ pub mod config;
 pub mod consensus;
 pub mod datadir;
 pub mod ids;
+pub mod inbox;
 pub mod inspect;
 pub mod lease;
 pub mod logging;

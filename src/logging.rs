@@ -16,11 +16,19 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogConfig;
 
+/// Why lines cannot go where they should.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the log file {path} of --log-outputs: {source}")]
+pub struct Error {
+    path: String,
+    source: io::Error,
+}
+
 /// Begins to log. Called once.
 ///
 /// # Errors
 /// When a log file cannot be opened.
-pub fn begin(config: &LogConfig) -> io::Result<()> {
+pub fn begin(config: &LogConfig) -> Result<(), Error> {
     let outputs = Outputs::open(&config.outputs)?;
     let level = match config.level.as_str() {
         "debug" => LevelFilter::DEBUG,
@@ -52,13 +60,16 @@ enum Output {
 }
 
 impl Outputs {
-    fn open(names: &[String]) -> io::Result<Self> {
+    fn open(names: &[String]) -> Result<Self, Error> {
         let open = |name: &String| match name.as_str() {
             "default" | "stderr" => Ok(Output::Stderr),
             "stdout" => Ok(Output::Stdout),
-            path => Ok(Output::File(Arc::new(File::options().create(true).append(true).open(path)?))),
+            path => match File::options().create(true).append(true).open(path) {
+                Ok(file) => Ok(Output::File(Arc::new(file))),
+                Err(source) => Err(Error { path: path.to_owned(), source }),
+            },
         };
-        Ok(Self(names.iter().map(open).collect::<io::Result<_>>()?))
+        Ok(Self(names.iter().map(open).collect::<Result<_, _>>()?))
     }
 }
 

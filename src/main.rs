@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use decklog::config::{self, Invocation};
-use decklog::{bench, inspect, logging, process, server};
+use decklog::{bench, datadir, inspect, logging, process, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,21 +16,29 @@ fn main() -> ExitCode {
         _ => {}
     }
     let env: Vec<_> = std::env::vars_os().collect();
-    match config::load(args, &env) {
+    match config::load(args, &env, &datadir::is_initialised) {
         Ok(Invocation::Print(text)) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Serve(config)) => match serve(*config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&*error),
-        },
+        Ok(Invocation::Serve(config)) => {
+            let log_is_elsewhere = config.log.is_kept_elsewhere();
+            match serve(*config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    // On stderr one line tells it.
+                    if log_is_elsewhere {
+                        tracing::error!(%error, "decklog cannot go on");
+                    }
+                    fail(&*error)
+                }
+            }
+        }
         Err(error) => fail(&error),
     }
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
-    tracing::error!(%error, "decklog cannot go on");
     eprintln!("decklog: {error}");
     ExitCode::FAILURE
 }
@@ -39,17 +47,19 @@ fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
     logging::begin(&config.log)?;
     process::abort_on_panic();
     process::use_small_pages();
+    process::use_all_files();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let notify_socket = config.notify_socket.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut signals = process::StopSignals::listen()?;
         let mut running = server::start(config).await?;
         tracing::info!(addresses = ?running.addresses(), "ready to serve client requests");
         process::notify_ready(notify_socket.as_deref());
         tokio::select! {
-            signal = process::stop_signal() => tracing::info!(signal = signal?, "stopping"),
+            signal = signals.wait() => tracing::info!(signal, "stopping"),
             failed = running.failed() => return Err(failed.into()),
         }
         running.stop().await?;

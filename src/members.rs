@@ -31,10 +31,14 @@ impl Members {
         let mut members: BTreeMap<_, _> =
             initial.into_iter().map(|member| (MemberId(member.id), member)).collect();
         for (key, value) in store.table(Table::Member)? {
-            let member = Member::decode(value).map_err(|source| Error::Damaged {
-                place: format!("the member table, row {key:02x?}"),
-                detail: source.to_string(),
-            })?;
+            let damaged = |detail: String| {
+                let place = format!("the member table, row {key:02x?}");
+                Error::Damaged { place, detail }
+            };
+            let member = Member::decode(value).map_err(|source| damaged(source.to_string()))?;
+            if key != member.id.to_be_bytes().as_slice() {
+                return Err(damaged("it is of another member".to_owned()));
+            }
             members.insert(MemberId(member.id), member);
         }
         Ok(Self { members: Arc::new(ArcSwap::from_pointee(members)), rows: Arc::default() })

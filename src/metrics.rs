@@ -8,9 +8,12 @@ mod table;
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use prometheus::{Encoder, Histogram, Registry, TextEncoder};
+
+use crate::mvcc::Operations;
 
 pub use rpc::{Rpc, RpcKind, RpcMetrics};
 pub use sample::Sample;
@@ -26,28 +29,58 @@ struct Inner {
     rpcs: RpcMetrics,
     /// Of the labels that are asked for with every range: found once.
     range_success: Histogram,
+    range_request_success: Histogram,
+    extensive: bool,
     client_versions: RwLock<BTreeSet<String>>,
 }
 
 impl Metrics {
-    /// `extensive`: also how long each RPC took.
+    /// `extensive`: also how long each RPC and each answer to a watcher took.
     pub fn new(extensive: bool) -> Self {
         let registry = Registry::new();
         let table = Table::new(&registry);
         table::register_idle(&registry);
         let rpcs = RpcMetrics::new(&registry, extensive);
         let range_success = table.range_seconds.with_label_values(&["true"]);
+        let range_request_success = table.request_seconds.with_label_values(&["Range", "true"]);
         let client_versions = RwLock::default();
-        Self(Arc::new(Inner { registry, table, rpcs, range_success, client_versions }))
+        Self(Arc::new(Inner {
+            registry,
+            table,
+            rpcs,
+            range_success,
+            range_request_success,
+            extensive,
+            client_versions,
+        }))
+    }
+
+    /// Whether more is measured than what costs next to nothing.
+    pub fn are_extensive(&self) -> bool {
+        self.0.extensive
     }
 
     pub fn rpcs(&self) -> &RpcMetrics {
         &self.0.rpcs
     }
 
-    /// How long ranges took that succeeded.
-    pub fn range_success_seconds(&self) -> &Histogram {
-        &self.0.range_success
+    /// A range has been read: it `took` so long since it arrived, and so long since its barrier.
+    pub fn range_ended(&self, success: bool, took: Duration, reading: Duration) {
+        if success {
+            self.0.range_success.observe(reading.as_secs_f64());
+            self.0.range_request_success.observe(took.as_secs_f64());
+        } else {
+            self.range_seconds.with_label_values(&["false"]).observe(reading.as_secs_f64());
+            self.request_seconds.with_label_values(&["Range", "false"]).observe(took.as_secs_f64());
+        }
+    }
+
+    pub fn count_operations(&self, operations: &Operations) {
+        self.ranges.inc_by(operations.ranges);
+        self.puts.inc_by(operations.puts);
+        self.put_size_bytes.add(i64::try_from(operations.put_bytes).unwrap_or(i64::MAX));
+        self.deletes.inc_by(operations.deletes);
+        self.txns.inc_by(operations.txns);
     }
 
     /// Whether a version that a client states is one of the first `limit`: labels must not grow without end.

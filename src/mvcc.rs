@@ -23,7 +23,7 @@ pub use range::{KeyRange, RangeAnswer, RangeCursor};
 pub use read::{Reader, Snapshot, Tail};
 pub use recover::{Attachment, Recovered};
 pub use txn::{TxnPath, range_response, read_txn};
-pub use write::{Keyspace, Publication, Write};
+pub use write::{Keyspace, Operations, Publication, Write};
 
 use crate::ids::FullRevision;
 use crate::storage;

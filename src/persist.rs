@@ -33,6 +33,8 @@ pub struct PersistOptions {
 /// What the stage counts.
 #[derive(Clone)]
 pub struct PersistMetrics {
+    pub write_seconds: prometheus::Histogram,
+    /// With the write.
     pub flush_seconds: prometheus::Histogram,
     pub slice_milliseconds: prometheus::Histogram,
     pub compaction_milliseconds: prometheus::Histogram,
@@ -102,7 +104,9 @@ impl Persist {
     pub fn write(&mut self, round: &Round) -> Result<(), storage::Error> {
         let timer = self.metrics.flush_seconds.start_timer();
         if round.applied.index > self.store.applied().index {
+            let timer = self.metrics.write_seconds.start_timer();
             self.store.write(round)?;
+            timer.observe_duration();
             if let Some(last) = round.changes.last() {
                 self.tail.written(last.at);
             }
@@ -178,7 +182,7 @@ impl Persist {
     ///
     /// # Errors
     /// A fault of the disk other than its being full.
-    pub fn run(mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
+    pub fn run(&mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
         loop {
             let busy = self.is_compacting() || !self.defragmenting.is_empty();
             let patience = busy.then_some(options.compaction_pause);

@@ -3,11 +3,13 @@
 
 mod apply_stage;
 mod body;
+mod coalesce;
 mod dispatch;
 mod http;
 mod in_flight;
 mod listener;
 mod open;
+mod places;
 mod sniff;
 mod stages;
 mod stop;
@@ -33,7 +35,9 @@ pub enum Error {
     Consensus(#[from] crate::consensus::Error),
     #[error(transparent)]
     Url(#[from] UrlError),
-    #[error("cannot listen on {address}: {source}")]
+    #[error(
+        "cannot listen on {address}: {source}; end what listens there, or choose other addresses for the --listen flags"
+    )]
     Listen { address: SocketAddr, source: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),

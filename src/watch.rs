@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-pub use hub::{Hub, HubOptions};
+pub use hub::{Hub, HubLimits, HubOptions};
 pub use stream::{StreamRequests, StreamResponses, WatchHub};
 pub use thread::{HubInput, HubThread, WatchBatch, connect};
 
@@ -56,8 +56,7 @@ pub enum Refusal {
     EmptyRange,
     #[error("mvcc: duplicate watch ID provided on the WatchStream")]
     DuplicateId,
-    /// As etcd: this one carries the text of the gRPC error.
-    #[error("etcdserver: mvcc: required revision has been compacted")]
+    #[error("mvcc: required revision has been compacted")]
     NegativeStart,
 }
 

@@ -152,6 +152,9 @@ fn append_field(
     Ok(())
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Descriptors of everything in `proto/`, as one encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

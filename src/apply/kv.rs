@@ -10,7 +10,8 @@ use crate::wire::etcdserverpb as pb;
 impl Applier {
     pub(super) fn put(&mut self, request: pb::PutRequest) -> Result<pb::PutResponse, Failure> {
         let mut write = self.keyspace.write();
-        check_put(&write, &self.leases, &request)?;
+        check_lease(&self.leases, &request)?;
+        check_key(&write, &request)?;
         put(&mut write, &mut self.leases, request)
     }
 
@@ -22,13 +23,18 @@ impl Applier {
     }
 }
 
-/// What a put needs of the state before it, in etcd's order.
-pub(super) fn check_put(write: &Write<'_>, leases: &Leases, put: &pb::PutRequest) -> Result<(), Failure> {
+/// The lease of a put must exist. etcd asks for it before the key in a put alone, and after it in a transaction.
+pub(super) fn check_lease(leases: &Leases, put: &pb::PutRequest) -> Result<(), Rejection> {
     if put.lease != 0 && !leases.exists(LeaseId(put.lease)) {
-        return Err(Rejection::LeaseNotFound.into());
+        return Err(Rejection::LeaseNotFound);
     }
+    Ok(())
+}
+
+/// What is to be kept of a key must be there.
+pub(super) fn check_key(write: &Write<'_>, put: &pb::PutRequest) -> Result<(), Rejection> {
     if (put.ignore_value || put.ignore_lease) && !write.exists(&put.key) {
-        return Err(Rejection::KeyNotFound.into());
+        return Err(Rejection::KeyNotFound);
     }
     Ok(())
 }

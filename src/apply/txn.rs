@@ -1,10 +1,11 @@
 //! Transactions that write: the path through all compares first, then every check, then the operations.
 //! Nothing is written before everything that can refuse has passed.
 
-use super::kv::{check_put, delete_range, put};
+use super::kv::{check_key, check_lease, delete_range, put};
 use super::{Applier, Failure, header};
+use crate::command::Rejection;
 use crate::lease::Leases;
-use crate::mvcc::{self, TxnPath, Write};
+use crate::mvcc::{self, KeyRange, TxnPath, Write};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::request_op::Request;
 use crate::wire::etcdserverpb::response_op::Response;
@@ -13,8 +14,9 @@ impl Applier {
     pub(super) fn txn(&mut self, request: &pb::TxnRequest) -> Result<pb::TxnResponse, Failure> {
         let mut write = self.keyspace.write();
         let path = TxnPath::choose(&write, request)?;
-        check_puts(&write, &self.leases, &path)?;
+        check_puts(&write, &self.leases, &path, &mut Vec::new())?;
         path.check_ranges(&write)?;
+        write.count_apart();
         let mut response = execute(&mut write, &mut self.leases, &path)?;
         response.header = Some(header(write.revision()));
         Ok(response)
@@ -30,13 +32,31 @@ pub(super) fn has_put(request: &pb::TxnRequest) -> bool {
     })
 }
 
-fn check_puts(write: &Write<'_>, leases: &Leases, path: &TxnPath<'_>) -> Result<(), Failure> {
+/// `deleted`: what the operations before have deleted. A put that keeps what its key has finds nothing there; only a
+/// deletion without an end gets so far (`rpc::validate`), and etcd's members crash on it.
+fn check_puts(
+    write: &Write<'_>,
+    leases: &Leases,
+    path: &TxnPath<'_>,
+    deleted: &mut Vec<KeyRange>,
+) -> Result<(), Rejection> {
     for (operation, nested) in &path.operations {
         if let Some(nested) = nested {
-            check_puts(write, leases, nested)?;
+            check_puts(write, leases, nested, deleted)?;
         }
-        if let Some(Request::RequestPut(put)) = &operation.request {
-            check_put(write, leases, put)?;
+        match &operation.request {
+            Some(Request::RequestPut(put)) => {
+                check_key(write, put)?;
+                let keeps = put.ignore_value || put.ignore_lease;
+                if keeps && deleted.iter().any(|range| range.contains(&put.key)) {
+                    return Err(Rejection::KeyNotFound);
+                }
+                check_lease(leases, put)?;
+            }
+            Some(Request::RequestDeleteRange(delete)) => {
+                deleted.push(KeyRange::new(&delete.key, &delete.range_end));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -67,5 +87,7 @@ fn execute(
         };
         responses.push(pb::ResponseOp { response });
     }
-    Ok(pb::TxnResponse { header: None, succeeded: path.succeeded, responses })
+    // The whole transaction's caller gives it a revision; a nested one's header stays empty, as in etcd.
+    let header = Some(pb::ResponseHeader::default());
+    Ok(pb::TxnResponse { header, succeeded: path.succeeded, responses })
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::command::{Command, Kind, Rejection};
+use crate::config::AutoCompaction;
 use crate::consensus::{ConsensusError, Handle};
 use crate::ids::Revision;
 use crate::mvcc::Reader;
@@ -12,13 +13,6 @@ use crate::wire::etcdserverpb::CompactionRequest;
 /// How often a limit by revisions is looked at.
 const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// What is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AutoCompaction {
-    Periodic(Duration),
-    Revision(i64),
-}
 
 /// Decides when to compact and at which revision: revisions seen over time, without a clock of its own.
 struct Plan {

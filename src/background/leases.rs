@@ -67,12 +67,20 @@ async fn revoke(due: &[LeaseId], consensus: &Handle, metrics: &Metrics) {
 
 /// Notes in the log what every lease longer than `longer_than` has left.
 pub async fn checkpoint(leases: &Leases, consensus: &Handle, longer_than: Duration) {
-    let left = leases.to_checkpoint(Instant::now(), longer_than, usize::MAX);
-    for some in left.chunks(MAX_CHECKPOINTS_PER_COMMAND) {
-        let checkpoints =
-            some.iter().map(|(id, remaining)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: *remaining });
-        let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.collect() };
-        if let Err(error) = consensus.propose(Kind::LeaseCheckpoint(request).into()).await {
+    let ids = leases.to_checkpoint(Instant::now(), longer_than);
+    for some in ids.chunks(MAX_CHECKPOINTS_PER_COMMAND) {
+        let ordered = leases.order_checkpoint(some, Instant::now(), |left| {
+            let checkpoints = left
+                .iter()
+                .map(|(id, remaining)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: *remaining });
+            let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.collect() };
+            consensus.order(&Kind::LeaseCheckpoint(request).into())
+        });
+        let noted = match ordered {
+            Ok(ordered) => ordered.outcome().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = noted {
             tracing::warn!(%error, "cannot checkpoint leases");
             return;
         }

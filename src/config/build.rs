@@ -1,6 +1,6 @@
 //! From raw values to a `Config`: everything that can be wrong with their meaning is found here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::values::Values;
@@ -17,23 +17,33 @@ const DEFAULT_ROUND_INTERVAL: Duration = Duration::from_millis(100);
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_ELECTION_MILLIS: u64 = 50_000;
 
-pub fn build(mut values: Values, notify_socket: Option<String>) -> Result<Config, Error> {
+/// `is_initialised` says whether a data directory holds a member already: its ids then stand, and what describes a
+/// first start does not count.
+pub fn build(
+    mut values: Values,
+    notify_socket: Option<String>,
+    is_initialised: &dyn Fn(&Path) -> bool,
+) -> Result<Config, Error> {
     let several = values.is_given("initial-cluster")
         && (values.is_given("discovery-srv") || values.is_given("discovery-endpoints"));
     if several {
         return Err(Error::SeveralBootstraps);
     }
-    values.check_uses()?;
+    choice(&values, "initial-cluster-state", &["new", "existing"])?;
     let name = values.text("name").to_owned();
+    let data_dir = match values.is_given("data-dir") {
+        true => PathBuf::from(values.text("data-dir")),
+        false => PathBuf::from(format!("{name}.decklog")),
+    };
+    if is_initialised(&data_dir) {
+        values.forget_first_start();
+    }
+    values.check_uses()?;
     if name == "default" {
         values
             .warnings
             .push("the member has the name \"default\"; --name gives it one of its own".to_owned());
     }
-    let data_dir = match values.is_given("data-dir") {
-        true => PathBuf::from(values.text("data-dir")),
-        false => PathBuf::from(format!("{name}.decklog")),
-    };
     let wal_dir = Some(values.text("wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from);
     let listen = listen(&values)?;
     let member = member(&values, &name)?;

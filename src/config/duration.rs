@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The longest that Go knows, about 292 years: it can be added to any time of a clock.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
+
 /// `None` for what Go would not read, and for negative times.
 pub fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
@@ -29,7 +32,7 @@ pub fn parse(text: &str) -> Option<Duration> {
         total += number * seconds;
         rest = &rest[unit_end..];
     }
-    Duration::try_from_secs_f64(total).ok()
+    Duration::try_from_secs_f64(total).ok().filter(|time| *time <= LONGEST)
 }
 
 #[cfg(test)]

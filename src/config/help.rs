@@ -1,6 +1,6 @@
 //! What `--help` and `--version` print, and docs/flags.md: all from the table of flags.
 
-use super::flags::{FLAGS, Use};
+use super::flags::{GROUPS, Use};
 use crate::version::{DECKLOG_VERSION, ETCD_VERSION};
 
 /// Four lines, as `etcd --version` prints: scripts read the first.
@@ -17,13 +17,17 @@ pub fn text() -> String {
     let mut text = String::from(
         "Decklog: a key-value server that speaks the etcd v3 API.\n\n  decklog [flags]         serve\n  decklog bench --help    the load tool\n  decklog inspect DIR     what a data directory holds\n\nEvery flag has a variable, ETCD_ and its name in capitals; --config-file takes all of them from a YAML or JSON file.\nFlags that etcd has and Decklog does not use are in docs/flags.md.\n",
     );
-    let mut group = "";
-    for flag in FLAGS.iter().filter(|flag| flag.action == Use::Honoured) {
-        if flag.group != group {
-            group = flag.group;
-            text += &format!("\n{group}:\n");
+    for group in GROUPS {
+        let honoured = group.flags.iter().filter_map(|flag| match flag.action {
+            Use::Honoured(help) => Some((flag, help)),
+            _ => None,
+        });
+        for (place, (flag, help)) in honoured.enumerate() {
+            if place == 0 {
+                text += &format!("\n{}:\n", group.name);
+            }
+            text += &format!("  --{} '{}'\n      {help}.\n", flag.name, flag.default);
         }
-        text += &format!("  --{} '{}'\n      {}.\n", flag.name, flag.default, flag.help);
     }
     text
 }
@@ -31,7 +35,7 @@ pub fn text() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::flags::Flag;
+    use crate::config::flags::{self, Flag};
 
     /// docs/flags.md.
     fn markdown() -> String {
@@ -41,7 +45,10 @@ mod tests {
         );
         type Note = fn(&Flag) -> Option<&'static str>;
         let sections: [(&str, Note); 3] = [
-            ("Honoured", |flag| (flag.action == Use::Honoured).then_some(flag.help)),
+            ("Honoured", |flag| match flag.action {
+                Use::Honoured(help) => Some(help),
+                _ => None,
+            }),
             ("Accepted, without effect, with a warning at start", |flag| match flag.action {
                 Use::Ignored(why) => Some(why),
                 _ => None,
@@ -53,7 +60,7 @@ mod tests {
         ];
         for (title, note) in sections {
             text += &format!("\n## {title}\n\n| flag | default | |\n| --- | --- | --- |\n");
-            for flag in FLAGS {
+            for flag in flags::all() {
                 if let Some(note) = note(flag) {
                     text +=
                         &format!("| `--{}` | `{}` | {note} |\n", flag.name, flag.default.replace('|', "\\|"));

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::flags::{self, FLAGS, Flag, Kind, Use};
+use super::flags::{self, Flag, Kind, Use};
 use super::{Error, Url, duration, file};
 
 /// Flags that only the command line has.
 const COMMAND_LINE_ONLY: [&str; 3] = ["config-file", "version", "help"];
+/// Flags beside those of discovery that only the first start of a member reads, as in etcd.
+const FIRST_START_ONLY: [&str; 3] = ["initial-cluster", "initial-cluster-state", "initial-cluster-token"];
 /// Variables that look like flags and are none.
 const NOT_FLAGS: [&str; 2] = ["ETCD_VERSION", "ETCD_CONFIG_FILE"];
 
@@ -54,6 +56,7 @@ pub fn read(args: Vec<OsString>, env: &[(OsString, OsString)]) -> Result<Asked, 
         let value = match value {
             Some(value) => value,
             None if is_bool => "true".to_owned(),
+            None if flags::find(name).is_none() && name != "config-file" => return Err(unknown(name)),
             None => args.next().ok_or_else(|| Error::NeedsValue(name.to_owned()))?,
         };
         if name == "config-file" {
@@ -145,6 +148,14 @@ impl Values {
         parse_urls(self.text(name)).unwrap_or_default()
     }
 
+    /// Forgets what only the first start of a member asks for.
+    pub fn forget_first_start(&mut self) {
+        self.given.retain(|name, _| {
+            let is_first_start = name.starts_with("discovery") || FIRST_START_ONLY.contains(name);
+            !is_first_start
+        });
+    }
+
     /// Refuses what must not be ignored, and notes what is.
     ///
     /// # Errors
@@ -168,8 +179,14 @@ impl Values {
     }
 }
 
+/// However it is written.
 fn is_default(flag: &Flag, value: &str) -> bool {
-    value == flag.default || (flag.kind == Kind::Bool && go_bool(value) == go_bool(flag.default))
+    let same = match flag.kind {
+        Kind::Bool => go_bool(value) == go_bool(flag.default),
+        Kind::Duration => duration::parse(value) == duration::parse(flag.default),
+        Kind::Text | Kind::Unsigned | Kind::Signed | Kind::Urls => false,
+    };
+    same || value == flag.default
 }
 
 /// What Go's `strconv.ParseBool` takes.
@@ -208,7 +225,7 @@ pub fn unknown(name: &str) -> Error {
             flags::find(stable).map_or(String::new(), |flag| format!("; --{} took its place", flag.name));
         format!("etcd 3.7 has no --experimental flags any more{successor}")
     } else {
-        let names = FLAGS.iter().map(|flag| flag.name).chain(COMMAND_LINE_ONLY);
+        let names = flags::all().map(|flag| flag.name).chain(COMMAND_LINE_ONLY);
         match names.map(|known| (distance(name, known), known)).min() {
             Some((near, known)) if near <= 3 => format!("did you mean --{known}?"),
             _ => "--help lists all flags".to_owned(),

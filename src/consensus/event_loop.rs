@@ -6,20 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use prometheus::HistogramVec;
 use tokio::sync::watch;
 
 use super::handle::Progress;
 use super::node::{CommittedEntry, Error, Node};
 use super::{ConsensusError, Handle, Proposal};
 use crate::ids::{LogPosition, MemberId};
+use crate::inbox::{Receiver, Sender, Taken, bounded};
 
 /// Proposals that wait for the loop; more are refused with "too many requests".
 const MAX_QUEUED_PROPOSALS: usize = 16 * 1024;
 /// Batches of committed entries on their way to apply; more wait here, in order.
 const MAX_QUEUED_BATCHES: usize = 256;
-/// Proposals taken in one turn.
-const MAX_PROPOSALS_PER_TURN: usize = 8 * 1024;
 
 /// What the loop can be told.
 #[derive(Debug)]
@@ -45,6 +44,8 @@ pub struct Loop {
     node: Node,
     options: LoopOptions,
     events: Receiver<Event>,
+    /// Taken out of the inbox, not handled yet.
+    taken: VecDeque<Event>,
     committed: Sender<Vec<CommittedEntry>>,
     /// Committed batches that apply has no room for yet.
     backlog: VecDeque<Vec<CommittedEntry>>,
@@ -59,14 +60,18 @@ pub struct Stopper(Sender<Event>);
 
 impl Stopper {
     pub fn stop(&self) {
-        // A closed channel means that the loop has ended already.
-        drop(self.0.send(Event::Stop));
+        self.0.send_end(Event::Stop);
     }
 }
 
 impl Loop {
     /// A loop with its handle, its stopper, and the way out for committed entries.
-    pub fn new(node: Node, options: LoopOptions) -> (Self, Handle, Stopper, Receiver<Vec<CommittedEntry>>) {
+    /// `request_seconds` is told how long each proposal took, by its command's name and whether it had an outcome.
+    pub fn new(
+        node: Node,
+        options: LoopOptions,
+        request_seconds: HistogramVec,
+    ) -> (Self, Handle, Stopper, Receiver<Vec<CommittedEntry>>) {
         let (event_sender, events) = bounded(MAX_QUEUED_PROPOSALS);
         let (committed, committed_receiver) = bounded(MAX_QUEUED_BATCHES);
         let (reads_need_no_round, reads) = watch::channel(false);
@@ -77,12 +82,14 @@ impl Loop {
             reads_need_no_round: reads,
             max_request_bytes: options.max_request_bytes,
             request_timeout: options.request_timeout,
+            seconds: request_seconds,
         };
         let next_tick = Instant::now() + options.tick;
         let this = Self {
             node,
             options,
             events,
+            taken: VecDeque::new(),
             committed,
             backlog: VecDeque::new(),
             progress,
@@ -96,7 +103,7 @@ impl Loop {
     ///
     /// # Errors
     /// A fault after which nothing may be acknowledged: the process must stop.
-    pub fn run(mut self) -> Result<(), Error> {
+    pub fn run(&mut self) -> Result<(), Error> {
         let result = self.turns();
         let told = if result.is_ok() { ConsensusError::Stopped } else { ConsensusError::Timeout };
         self.node.fail_waiting(&told);
@@ -107,15 +114,15 @@ impl Loop {
         self.node.campaign_if_alone()?;
         loop {
             self.settle()?;
-            match self.events.recv_deadline(self.wake_at()) {
-                Ok(Event::Proposal(first)) => {
-                    if !self.take_proposals(first) {
-                        self.settle()?;
-                        return Ok(());
+            let wake_at = self.wake_at();
+            match self.events.take(&mut self.taken, Some(wake_at)) {
+                Taken::Items => {
+                    if !self.take_proposals() {
+                        return self.settle();
                     }
                 }
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {}
+                Taken::TimedOut => {}
+                Taken::Closed => return Ok(()),
             }
             self.tick_when_due()?;
         }
@@ -130,15 +137,12 @@ impl Loop {
                 self.backlog.push_back(step.committed);
             }
         }
-        while let Some(batch) = self.backlog.pop_front() {
-            match self.committed.try_send(batch) {
-                Ok(()) => {}
-                Err(TrySendError::Full(batch)) => {
-                    self.backlog.push_front(batch);
-                    break;
-                }
-                // Apply ended: it has said why, and the process is stopping.
-                Err(TrySendError::Disconnected(_)) => return Ok(()),
+        while self.committed.has_room()
+            && let Some(batch) = self.backlog.pop_front()
+        {
+            // Refused when apply has ended: it has said why, and the process is stopping.
+            if self.committed.try_send(batch).is_err() {
+                break;
             }
         }
         Ok(())
@@ -149,17 +153,15 @@ impl Loop {
         if unsettled { self.next_tick.min(Instant::now() + Duration::from_millis(1)) } else { self.next_tick }
     }
 
-    /// Takes what waits behind `first`, too; `false` when a stop was among it.
-    fn take_proposals(&mut self, first: Proposal) -> bool {
-        let mut proposals = vec![first];
+    /// Proposes what was taken; `false` when a stop was among it: what came behind that is dropped.
+    fn take_proposals(&mut self) -> bool {
+        let mut proposals = Vec::with_capacity(self.taken.len());
         let mut go_on = true;
-        for event in self.events.try_iter().take(MAX_PROPOSALS_PER_TURN) {
+        for event in self.taken.drain(..) {
             match event {
-                Event::Proposal(proposal) => proposals.push(proposal),
-                Event::Stop => {
-                    go_on = false;
-                    break;
-                }
+                Event::Proposal(proposal) if go_on => proposals.push(proposal),
+                Event::Proposal(_) => {}
+                Event::Stop => go_on = false,
             }
         }
         if self.progress.disk_full() {

@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, TrySendError};
+use bytes::Bytes;
+use prometheus::HistogramVec;
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
 use super::event_loop::Event;
 use super::{ConsensusError, MAX_APPLY_BACKLOG, Proposal, Status};
-use crate::command::{Command, Outcome};
+use crate::command::{self, Command, Outcome};
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
+use crate::inbox::{Refused, Sender};
+
+/// As in etcd, which then asks its peers again.
+const SLOW_READ: Duration = Duration::from_millis(500);
 
 /// Numbers that the loop, apply and the store publish for each other and for the status. Each has one writer.
 #[derive(Debug, Default)]
@@ -27,6 +32,8 @@ pub struct Progress {
     disk_full: AtomicBool,
     pending: AtomicU64,
     failed: AtomicU64,
+    failed_reads: AtomicU64,
+    slow_reads: AtomicU64,
     pub(super) leader_changes: AtomicU64,
     pub(super) log_bytes: AtomicU64,
 }
@@ -71,6 +78,16 @@ impl Progress {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// Reads whose barrier failed.
+    pub fn failed_reads(&self) -> u64 {
+        self.failed_reads.load(Ordering::Relaxed)
+    }
+
+    /// Reads that waited long for their barrier.
+    pub fn slow_reads(&self) -> u64 {
+        self.slow_reads.load(Ordering::Relaxed)
+    }
+
     /// Leaders seen since the start.
     pub fn leader_changes(&self) -> u64 {
         self.leader_changes.load(Ordering::Relaxed)
@@ -106,6 +123,8 @@ pub struct Handle {
     pub(super) reads_need_no_round: watch::Receiver<bool>,
     pub(super) max_request_bytes: usize,
     pub(super) request_timeout: Duration,
+    /// How long proposals took, by the name of their command and whether they had an outcome.
+    pub(super) seconds: HistogramVec,
 }
 
 impl Handle {
@@ -114,10 +133,24 @@ impl Handle {
     /// # Errors
     /// See `ConsensusError`; on `Timeout`, `LeaderChanged` and `Stopped` the outcome is unknown.
     pub async fn propose(&self, command: Command) -> Result<Outcome, ConsensusError> {
-        self.propose_encoded(command.encode_to_vec().into()).await
+        let began = Instant::now();
+        let result = match self.order(&command) {
+            Ok(ordered) => ordered.outcome().await,
+            Err(refused) => Err(refused),
+        };
+        let has_outcome = matches!(result, Ok(_) | Err(ConsensusError::Rejected(_)));
+        let success = if has_outcome { "true" } else { "false" };
+        let seconds = self.seconds.with_label_values(&[command::name(&command), success]);
+        seconds.observe(began.elapsed().as_secs_f64());
+        result
     }
 
-    async fn propose_encoded(&self, command: bytes::Bytes) -> Result<Outcome, ConsensusError> {
+    /// Puts a command in line for the log without waiting: it comes behind everything ordered before it.
+    ///
+    /// # Errors
+    /// `TooLarge`, `TooManyRequests`, `Stopped`.
+    pub fn order(&self, command: &Command) -> Result<Ordered, ConsensusError> {
+        let command = Bytes::from(command.encode_to_vec());
         if command.len() > self.max_request_bytes {
             return Err(ConsensusError::TooLarge);
         }
@@ -128,22 +161,12 @@ impl Handle {
         let (reply, outcome) = oneshot::channel();
         self.events.try_send(Event::Proposal(Proposal { command, reply })).map_err(
             |refused| match refused {
-                TrySendError::Full(_) => ConsensusError::TooManyRequests,
-                TrySendError::Disconnected(_) => ConsensusError::Stopped,
+                Refused::Full => ConsensusError::TooManyRequests,
+                Refused::Closed => ConsensusError::Stopped,
             },
         )?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
-        let outcome = tokio::time::timeout(self.request_timeout, outcome).await;
-        self.progress.pending.fetch_sub(1, Ordering::Relaxed);
-        let result = match outcome {
-            Ok(Ok(result)) => result,
-            Ok(Err(_closed)) => Err(ConsensusError::Stopped),
-            Err(_elapsed) => Err(ConsensusError::Timeout),
-        };
-        if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {
-            self.progress.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        result
+        Ok(Ordered { outcome, progress: self.progress.clone(), timeout: self.request_timeout })
     }
 
     /// Returns when everything acknowledged before this call is visible to a `Reader`.
@@ -154,12 +177,20 @@ impl Handle {
         if *self.reads_need_no_round.borrow() {
             return Ok(());
         }
+        let began = Instant::now();
         let mut ready = self.reads_need_no_round.clone();
-        match tokio::time::timeout(self.request_timeout, ready.wait_for(|ready| *ready)).await {
+        let result = match tokio::time::timeout(self.request_timeout, ready.wait_for(|ready| *ready)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_closed)) => Err(ConsensusError::Stopped),
             Err(_elapsed) => Err(ConsensusError::Timeout),
+        };
+        if result.is_err() {
+            self.progress.failed_reads.fetch_add(1, Ordering::Relaxed);
         }
+        if began.elapsed() > SLOW_READ {
+            self.progress.slow_reads.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     pub fn status(&self) -> Status {
@@ -168,5 +199,37 @@ impl Handle {
 
     pub fn progress(&self) -> &Arc<Progress> {
         &self.progress
+    }
+}
+
+/// A command on its way through the log.
+pub struct Ordered {
+    outcome: oneshot::Receiver<Result<Outcome, ConsensusError>>,
+    progress: Arc<Progress>,
+    timeout: Duration,
+}
+
+impl Ordered {
+    /// What the command did.
+    ///
+    /// # Errors
+    /// See `Handle::propose`.
+    pub async fn outcome(mut self) -> Result<Outcome, ConsensusError> {
+        let result = match tokio::time::timeout(self.timeout, &mut self.outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_closed)) => Err(ConsensusError::Stopped),
+            Err(_elapsed) => Err(ConsensusError::Timeout),
+        };
+        if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {
+            self.progress.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl Drop for Ordered {
+    /// Also when the caller went away before the outcome.
+    fn drop(&mut self) {
+        self.progress.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }

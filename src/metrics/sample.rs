@@ -13,6 +13,21 @@ use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::watch::WatchHub;
 use crate::wire::etcdserverpb::AlarmType;
 
+/// etcd's feature gates with their stages, and whether the server behaves as with the gate.
+const FEATURES: [(&str, &str, bool); 11] = [
+    ("AllAlpha", "ALPHA", false),
+    ("AllBeta", "BETA", false),
+    ("CompactHashCheck", "ALPHA", false),
+    ("FastLeaseKeepAlive", "BETA", true),
+    ("InitialCorruptCheck", "ALPHA", false),
+    ("LeaseCheckpoint", "ALPHA", true),
+    ("LeaseCheckpointPersist", "ALPHA", true),
+    ("PriorityRequest", "ALPHA", false),
+    ("SetMemberLocalAddr", "ALPHA", false),
+    ("StopGRPCServiceOnDefrag", "ALPHA", false),
+    ("TxnModeWriteWithSharedBuffer", "BETA", false),
+];
+
 /// Where the gauges come from. Cheap to clone.
 #[derive(Clone)]
 pub struct Sample {
@@ -38,6 +53,9 @@ impl Sample {
         metrics.cluster_version.with_label_values(&[minor]).set(1);
         metrics.go_version.with_label_values(&["rust"]).set(1);
         metrics.auth_revision.set(1);
+        for (name, stage, on) in FEATURES {
+            metrics.features.with_label_values(&[name, stage]).set(i64::from(on));
+        }
         metrics.alarms.reset();
         for alarm in self.alarms.list(AlarmType::None) {
             let owner = format!("{:x}", alarm.member_id);
@@ -56,6 +74,8 @@ impl Sample {
         metrics.proposals_pending.set(signed(progress.pending_proposals()));
         catch_up(&metrics.proposals_failed, progress.failed_proposals());
         catch_up(&metrics.leader_changes, progress.leader_changes());
+        catch_up(&metrics.failed_read_indexes, progress.failed_reads());
+        catch_up(&metrics.slow_read_indexes, progress.slow_reads());
         metrics.log_write_bytes.set(signed(progress.log_bytes()));
     }
 
@@ -67,6 +87,7 @@ impl Sample {
         metrics.current_revision.set(self.reader.revision().0);
         metrics.compact_revision.set(self.reader.compacted().0);
         metrics.keys.set(signed(self.reader.live_keys()));
+        metrics.open_reads.set(signed(self.reader.open_snapshots() as u64));
     }
 
     fn watches(&self, metrics: &Metrics) {

@@ -72,6 +72,7 @@ table! {
     process_cpu_seconds: FloatCounter = "process_cpu_seconds_total", "CPU time used, in seconds", [], ();
     process_memory: Gauge = "process_resident_memory_bytes", "Resident memory", [], ();
     process_virtual_memory: Gauge = "process_virtual_memory_bytes", "Address space", [], ();
+    process_max_virtual_memory: FloatGauge = "process_virtual_memory_max_bytes", "Address space allowed", [], ();
     process_start: FloatGauge = "process_start_time_seconds", "Unix time of the start", [], ();
     process_open_files: Gauge = "process_open_fds", "File descriptors open", [], ();
     process_max_files: Gauge = "process_max_fds", "File descriptors allowed", [], ();
@@ -97,6 +98,11 @@ table! {
     watchers: Gauge = "etcd_debugging_mvcc_watcher_total", "Open watchers", [], ();
     alarms: GaugeVec = "etcd_debugging_server_alarms", "1 for each active alarm", ["server_id", "alarm_type"], ();
     lease_expired: Counter = "etcd_debugging_server_lease_expired_total", "Leases that ran out", [], ();
+    store_write_seconds: Histogram = "etcd_debugging_disk_backend_commit_write_duration_seconds", "Writes of a round to the store without their flush", [], (0.001, 2.0, 14);
+    watch_control_seconds: Histogram = "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds", "Making of answers that a watcher is there, or gone (with extensive metrics)", [], (0.001, 2.0, 14);
+    watch_progress_seconds: Histogram = "etcd_debugging_server_watch_send_loop_progress_duration_seconds", "Making of progress answers (with extensive metrics)", [], (0.001, 2.0, 14);
+    watch_event_seconds: Histogram = "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "Making of answers with events, for each event (with extensive metrics)", [], (0.001, 2.0, 14);
+    watch_events_seconds: Histogram = "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "Making of answers with events (with extensive metrics)", [], (0.001, 2.0, 14);
     store_flush_seconds: Histogram = "etcd_disk_backend_commit_duration_seconds", "Writes of a round to the store with their flush", [], (0.001, 2.0, 14);
     defragment_seconds: Histogram = "etcd_disk_backend_defrag_duration_seconds", "Defragmentations", [], (0.1, 2.0, 13);
     defragment_in_flight: Gauge = "etcd_disk_defrag_inflight", "1 while a defragmentation runs", [], ();
@@ -106,14 +112,14 @@ table! {
     open_reads: Gauge = "etcd_mvcc_db_open_read_transactions", "Reads that pin a revision right now", [], ();
     store_bytes: Gauge = "etcd_mvcc_db_total_size_in_bytes", "Bytes of the store on disk", [], ();
     store_bytes_in_use: Gauge = "etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the store that are not removed", [], ();
-    deletes: Counter = "etcd_mvcc_delete_total", "Keys deleted", [], ();
+    deletes: Counter = "etcd_mvcc_delete_total", "Deletions asked for, however many keys each deleted", [], ();
     hash_seconds: Histogram = "etcd_mvcc_hash_duration_seconds", "Hashes of the whole store", [], (0.01, 2.0, 15);
     hash_revision_seconds: Histogram = "etcd_mvcc_hash_rev_duration_seconds", "Hashes at a revision", [], (0.01, 2.0, 15);
-    puts: Counter = "etcd_mvcc_put_total", "Keys put", [], ();
-    ranges: Counter = "etcd_mvcc_range_total", "Ranges read", [], ();
-    txns: Counter = "etcd_mvcc_txn_total", "Transactions", [], ();
-    received_bytes: Counter = "etcd_network_client_grpc_received_bytes_total", "Bytes of gRPC requests", [], ();
-    sent_bytes: Counter = "etcd_network_client_grpc_sent_bytes_total", "Bytes of gRPC responses", [], ();
+    puts: Counter = "etcd_mvcc_put_total", "Puts", [], ();
+    ranges: Counter = "etcd_mvcc_range_total", "Ranges, those of transactions, their compares and previous pairs included", [], ();
+    txns: Counter = "etcd_mvcc_txn_total", "Commands of more than one range, put or deletion", [], ();
+    received_bytes: Counter = "etcd_network_client_grpc_received_bytes_total", "Bytes of gRPC messages received", [], ();
+    sent_bytes: Counter = "etcd_network_client_grpc_sent_bytes_total", "Bytes of gRPC messages sent", [], ();
     stream_failures: CounterVec = "etcd_network_server_stream_failures_total", "Streams that failed here", ["Type", "API"], ();
     apply_seconds: HistogramVec = "etcd_server_apply_duration_seconds", "Commands applied", ["version", "op", "success"], (0.0001, 2.0, 20);
     client_requests: CounterVec = "etcd_server_client_requests_total", "Requests by the version that the client states", ["type", "client_api_version"], ();
@@ -133,7 +139,7 @@ table! {
     proposals_failed: Counter = "etcd_server_proposals_failed_total", "Proposals without an outcome", [], ();
     proposals_pending: Gauge = "etcd_server_proposals_pending", "Proposals that wait for their outcome", [], ();
     quota_bytes: Gauge = "etcd_server_quota_backend_bytes", "Quota of the store", [], ();
-    range_seconds: HistogramVec = "etcd_server_range_duration_seconds", "Ranges", ["success"], (0.0001, 2.0, 20);
+    range_seconds: HistogramVec = "etcd_server_range_duration_seconds", "Reading of ranges, without the wait for their barrier", ["success"], (0.0001, 2.0, 20);
     failed_read_indexes: Counter = "etcd_server_read_indexes_failed_total", "Reads whose barrier failed", [], ();
     request_seconds: HistogramVec = "etcd_server_request_duration_seconds", "Requests by kind, from arrival to answer", ["type", "success"], (0.001, 2.0, 14);
     slow_applies: Counter = "etcd_server_slow_apply_total", "Batches applied more slowly than the warning says", [], ();
@@ -151,36 +157,11 @@ enum Kind {
 
 type Idle = (Kind, &'static str, &'static [&'static str], (f64, f64, usize));
 
-/// What one member has no occasion for: peers, snapshots between members, the v2 store. They stand at zero, as in
-/// an etcd of one member.
+/// What has no occasion here: peers, snapshots, bbolt's pages, the v2 store. They stand at zero, as in an etcd of
+/// one member.
 const IDLE: &[Idle] = &[
     (Kind::Histogram, "etcd_debugging_disk_backend_commit_rebalance_duration_seconds", &[], (0.001, 2.0, 14)),
     (Kind::Histogram, "etcd_debugging_disk_backend_commit_spill_duration_seconds", &[], (0.001, 2.0, 14)),
-    (Kind::Histogram, "etcd_debugging_disk_backend_commit_write_duration_seconds", &[], (0.001, 2.0, 14)),
-    (
-        Kind::Histogram,
-        "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
-        &[],
-        (0.001, 2.0, 14),
-    ),
-    (
-        Kind::Histogram,
-        "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
-        &[],
-        (0.001, 2.0, 14),
-    ),
-    (
-        Kind::Histogram,
-        "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
-        &[],
-        (0.001, 2.0, 14),
-    ),
-    (
-        Kind::Histogram,
-        "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
-        &[],
-        (0.001, 2.0, 14),
-    ),
     (Kind::Histogram, "etcd_debugging_snap_save_marshalling_duration_seconds", &[], (0.001, 2.0, 14)),
     (Kind::Histogram, "etcd_debugging_snap_save_total_duration_seconds", &[], (0.001, 2.0, 14)),
     (Kind::Counter, "etcd_debugging_store_expires_total", &[], (0.0, 0.0, 0)),
@@ -217,7 +198,7 @@ const IDLE: &[Idle] = &[
 ];
 
 pub(super) fn register_idle(registry: &Registry) {
-    let help = "Of no occasion with one member";
+    let help = "Of no occasion here";
     for (kind, name, labels, range) in IDLE {
         match (kind, labels.is_empty()) {
             (Kind::Counter, true) => register(registry, &valid(Counter::new(*name, help))),

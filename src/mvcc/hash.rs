@@ -4,10 +4,13 @@
 use std::ops::ControlFlow;
 
 use super::history::History;
-use super::read::Snapshot;
+use super::read::{Reader, Snapshot};
 use super::{Error, decode};
 use crate::ids::{FullRevision, Revision};
 use crate::storage::StoredChange;
+
+/// The name of etcd's table of revisions, with which the hash begins.
+const BUCKET: &[u8] = b"key";
 
 /// What `Maintenance.HashKV` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,16 +22,36 @@ pub struct HashKv {
     pub revision: Revision,
 }
 
-impl Snapshot {
-    /// The hash of everything at and below `revision` (0: the current one).
+impl Reader {
+    /// The hash of everything at and below `revision` (0: the current one; below a negative one there is nothing).
     ///
     /// # Errors
     /// `Compacted`, `FutureRevision`, a fault of the disk.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
-        let at = self.source().resolve(revision)?;
+        loop {
+            let snapshot = self.snapshot();
+            let hashed = snapshot.hash_kv(revision);
+            // A compaction that came between: what it takes away is missing from the hash of before.
+            if self.compacted() == snapshot.compacted() {
+                return hashed;
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// The same for what is pinned.
+    ///
+    /// # Errors
+    /// `Compacted`, also when a compaction came between; `FutureRevision`, a fault of the disk.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
         let compacted = self.view.compacted;
+        if revision < 0 {
+            return Ok(HashKv { hash: crc32c::crc32c(BUCKET), compacted, revision: Revision(revision) });
+        }
+        let at = self.source().resolve(revision)?;
         let rule = Rule { at, compacted, any_live: self.any_live(at) };
-        let mut hash = crc32c::crc32c(b"key");
+        let mut hash = crc32c::crc32c(BUCKET);
         let mut failed = None;
         self.stored_changes(Revision(0), at, &mut |stored| match self.is_hashed(stored, &rule) {
             Ok(hashed) => {
@@ -46,7 +69,7 @@ impl Snapshot {
         match failed {
             Some(error) => Err(error),
             // Removal went on below us for a newer compaction: the answer would depend on how far it came.
-            None if self.shared.view.load().compacted > at => Err(Error::Compacted),
+            None if self.shared.view.load().compacted != compacted => Err(Error::Compacted),
             None => Ok(HashKv { hash, compacted, revision: at }),
         }
     }

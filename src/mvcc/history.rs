@@ -101,14 +101,6 @@ impl History<'_> {
         self.older?.at(revision).copied()
     }
 
-    /// The version just before the change `before`.
-    pub fn before(&self, before: FullRevision) -> Option<Version> {
-        if self.newest.modified < before {
-            return Some(self.newest);
-        }
-        self.older?.iter().rev().find(|version| version.modified < before).copied()
-    }
-
     /// Whether a compaction at `revision` leaves the version changed at `modified`: everything newer than the
     /// revision, the version visible at it, and a deletion only if it happened exactly at it (a watch that
     /// starts there has to see it).
@@ -138,11 +130,7 @@ impl History<'_> {
         let Some(older) = self.older else {
             return Compacted::Same;
         };
-        let oldest = if dropped {
-            FullRevision { main: visible.modified.main, sub: visible.modified.sub + 1 }
-        } else {
-            visible.modified
-        };
+        let oldest = if dropped { visible.modified.successor() } else { visible.modified };
         if older.iter().next().is_some_and(|first| first.modified >= oldest) {
             return Compacted::Same;
         }

@@ -28,6 +28,13 @@ impl KeyRange {
             _ => Self::Span(key.clone(), Some(range_end.clone())),
         }
     }
+
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Self::One(one) => one == key,
+            Self::Span(from, to) => from <= key && to.as_ref().is_none_or(|to| key < to),
+        }
+    }
 }
 
 /// What a range found.
@@ -171,11 +178,9 @@ impl Source<'_> {
         match range {
             KeyRange::One(key) => {
                 let version = self.view.tree.get(key).and_then(|history| history.at(at));
-                version
-                    .filter(|version| !version.is_tombstone())
-                    .map(|version| (&key[..], version))
-                    .into_iter()
-                    .collect()
+                let row =
+                    version.filter(|version| !version.is_tombstone()).map(|version| (&key[..], version));
+                row.into_iter().take(limit).collect()
             }
             KeyRange::Span(from, to) => {
                 let all = self.view.tree.range(from, to.as_deref());

@@ -2,7 +2,7 @@
 //! Owns no state that changes but the two places where the newest view and the tail are found.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,23 @@ pub(super) struct Shared {
     pub view: ArcSwap<View>,
     pub tail: Tail,
     pub store: Arc<dyn Store>,
+}
+
+/// What writer and readers hold of `Shared`. The `Arc` in it is cloned by snapshots alone, so its count is theirs.
+pub(super) struct Root(Arc<Shared>);
+
+impl Root {
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+impl Deref for Root {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// The changes that the store has not written yet, in order. A lock, because writer, store thread and readers
@@ -67,13 +84,13 @@ impl Tail {
 /// The way to read for everybody but `apply`. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Root>,
 }
 
 impl Reader {
     /// Everything published so far, pinned.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { view: self.shared.view.load_full(), shared: self.shared.clone() }
+        Snapshot { view: self.shared.view.load_full(), shared: Arc::clone(&self.shared.0) }
     }
 
     pub fn revision(&self) -> Revision {
@@ -82,6 +99,11 @@ impl Reader {
 
     pub fn compacted(&self) -> Revision {
         self.shared.view.load().compacted
+    }
+
+    /// Snapshots that are held right now.
+    pub fn open_snapshots(&self) -> usize {
+        Arc::strong_count(&self.shared.0) - 1
     }
 
     pub fn sizes(&self) -> Sizes {
@@ -114,12 +136,14 @@ impl Snapshot {
         Source { view: &self.view, pending: &[], shared: &self.shared }
     }
 
-    /// The pair that was current just before a change; `None` when there was none or it is compacted away.
+    /// The pair that was current before `revision`, also before what that revision did to the key earlier; `None`
+    /// when there was none or it is compacted away.
     ///
     /// # Errors
     /// A fault of the disk.
-    pub fn previous(&self, key: &[u8], before: FullRevision) -> Result<Option<EncodedKeyValue>, Error> {
-        let Some(version) = self.view.tree.get(key).and_then(|history| history.before(before)) else {
+    pub fn previous(&self, key: &[u8], revision: Revision) -> Result<Option<EncodedKeyValue>, Error> {
+        let before = Revision(revision.0 - 1);
+        let Some(version) = self.view.tree.get(key).and_then(|history| history.at(before)) else {
             return Ok(None);
         };
         if version.is_tombstone() {
@@ -127,7 +151,8 @@ impl Snapshot {
         }
         match self.source().pair(version.modified) {
             Ok(pair) => Ok(Some(EncodedKeyValue::from_encoded(pair))),
-            Err(Error::MissingPair { .. }) => Ok(None),
+            // A compaction that came after this snapshot has taken it.
+            Err(Error::Compacted) => Ok(None),
             Err(error) => Err(error),
         }
     }

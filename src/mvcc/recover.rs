@@ -9,11 +9,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::history::Version;
-use super::read::{Shared, Tail, View};
-use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, REVISION};
+use super::read::{Root, Shared, Tail, View};
+use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, Operations, REVISION};
 use super::{Error, decode};
 use crate::ids::{FullRevision, LeaseId, Revision};
 use crate::storage::{self, Store, StoredChange, Table};
+use crate::wire::KeyValue;
 
 /// A key of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +49,11 @@ impl Keyspace {
         let keyspace = Self {
             prune_from: scheduled.map(|_| Vec::new()),
             view,
-            shared: Arc::new(shared),
+            shared: Arc::new(Root::new(shared)),
             pending: Vec::new(),
             changes: Vec::new(),
             tables: Vec::new(),
+            operations: Operations::default(),
         };
         Ok(Recovered { keyspace, attachments, compaction_is_open: scheduled > finished })
     }
@@ -78,6 +80,7 @@ fn rebuild(view: &mut View, store: &dyn Store) -> Result<Vec<Attachment>, Error>
 
 fn add(view: &mut View, leases: &mut HashMap<Bytes, LeaseId>, stored: &StoredChange) -> Result<(), Error> {
     let pair = decode(stored)?;
+    check(stored, &pair)?;
     if stored.tombstone {
         view.tree.push(&pair.key, Version::tombstone(stored.at));
         leases.remove(&pair.key);
@@ -94,6 +97,21 @@ fn add(view: &mut View, leases: &mut HashMap<Bytes, LeaseId>, stored: &StoredCha
     Ok(())
 }
 
+/// A pair is of the revision that it stands at, and its counts are ones that a key can have there.
+fn check(stored: &StoredChange, pair: &KeyValue) -> Result<(), Error> {
+    let main = stored.at.main.0;
+    let fits = stored.tombstone
+        || (pair.mod_revision == main
+            && (1..=main).contains(&pair.create_revision)
+            && (1..=main).contains(&pair.version));
+    if fits {
+        return Ok(());
+    }
+    let detail = "it is of another revision".to_owned();
+    let place = format!("the pair of revision {main}.{}", stored.at.sub);
+    Err(storage::Error::Damaged { place, detail }.into())
+}
+
 fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Option<Revision>, Error> {
     let Some(value) = meta.get(row) else {
         return Ok(None);
@@ -104,5 +122,11 @@ fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Opti
             detail: source.to_string(),
         }
     })?;
-    Ok(Some(Revision(i64::from_be_bytes(bytes))))
+    let revision = i64::from_be_bytes(bytes);
+    // One more can always be counted.
+    if !(0..i64::MAX).contains(&revision) {
+        let place = format!("meta row {}", String::from_utf8_lossy(row));
+        return Err(storage::Error::Damaged { place, detail: format!("{revision} is no revision") }.into());
+    }
+    Ok(Some(Revision(revision)))
 }

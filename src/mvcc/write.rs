@@ -1,6 +1,7 @@
 //! Writing: one `Write` per command, one publication per batch.
 //! Owns the next revision. Called by `apply` alone, in log order.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use prost::Message;
 
 use super::history::Version;
 use super::range::KeyRange;
-use super::read::{Reader, Shared, Source, View};
+use super::read::{Reader, Root, Source, View};
 use super::{Change, ChangeKind, Error, RangeAnswer, Tail};
 use crate::ids::{FullRevision, LeaseId, Revision};
 use crate::storage::{StoredChange, Table, TableWrite};
@@ -23,13 +24,29 @@ pub(super) const COMPACT_FINISHED: &[u8] = b"compact-finished";
 /// The writable key space.
 pub struct Keyspace {
     pub(super) view: View,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Root>,
     /// Changes since the last publication.
     pub(super) pending: Vec<StoredChange>,
     pub(super) changes: Vec<Change>,
     pub(super) tables: Vec<TableWrite>,
     /// Where the index is still to be pruned for the newest compaction.
     pub(super) prune_from: Option<Vec<u8>>,
+    /// Since the last publication.
+    pub(super) operations: Operations,
+}
+
+/// What commands asked of the key space, as etcd counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// Ranges, compares, and previous pairs asked for.
+    pub ranges: u64,
+    pub puts: u64,
+    /// Bytes of the keys and values put.
+    pub put_bytes: u64,
+    /// Deletions asked for, however many keys each deleted.
+    pub deletes: u64,
+    /// Commands that asked for more than one of these.
+    pub txns: u64,
 }
 
 /// What a batch of commands changed.
@@ -41,6 +58,7 @@ pub struct Publication {
     pub tables: Vec<TableWrite>,
     /// For watchers.
     pub changes: Vec<Change>,
+    pub operations: Operations,
 }
 
 impl Keyspace {
@@ -67,7 +85,7 @@ impl Keyspace {
     /// Begins a command that may change data.
     pub fn write(&mut self) -> Write<'_> {
         let main = Revision(self.view.revision.0 + 1);
-        Write { keyspace: self, main, next_sub: 0 }
+        Write { keyspace: self, main, next_sub: 0, asked: Operations::default(), ranges: Cell::new(0) }
     }
 
     /// Makes everything since the last call visible to readers at once.
@@ -83,6 +101,7 @@ impl Keyspace {
             stored: std::mem::take(&mut self.pending),
             tables,
             changes: std::mem::take(&mut self.changes),
+            operations: std::mem::take(&mut self.operations),
         }
     }
 }
@@ -92,9 +111,29 @@ pub struct Write<'a> {
     keyspace: &'a mut Keyspace,
     main: Revision,
     next_sub: u32,
+    /// Counted here until the command ends; its ranges apart, because reading takes no `&mut`.
+    asked: Operations,
+    ranges: Cell<u64>,
 }
 
 impl Write<'_> {
+    /// What was asked so far counts as a command of its own: what a transaction reads to choose its branch does
+    /// so in etcd.
+    pub fn count_apart(&mut self) {
+        let Operations { puts, put_bytes, deletes, .. } = std::mem::take(&mut self.asked);
+        let ranges = self.ranges.take();
+        let total = &mut self.keyspace.operations;
+        total.ranges += ranges;
+        total.puts += puts;
+        total.put_bytes += put_bytes;
+        total.deletes += deletes;
+        total.txns += u64::from(ranges + puts + deletes > 1);
+    }
+
+    fn count_range(&self) {
+        self.ranges.set(self.ranges.get() + 1);
+    }
+
     /// The revision that reads inside the command see, and that its answers carry.
     pub fn revision(&self) -> Revision {
         self.keyspace.view.revision
@@ -107,6 +146,7 @@ impl Write<'_> {
     /// # Errors
     /// `Compacted`, `FutureRevision`, a fault of the disk.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeAnswer, Error> {
+        self.count_range();
         self.keyspace.source().range(request)
     }
 
@@ -115,6 +155,7 @@ impl Write<'_> {
     /// # Errors
     /// A fault of the disk.
     pub fn get(&self, key: &[u8]) -> Result<Option<EncodedKeyValue>, Error> {
+        self.count_range();
         let Some(version) = self.version(key) else {
             return Ok(None);
         };
@@ -127,6 +168,7 @@ impl Write<'_> {
     /// # Errors
     /// A fault of the disk.
     pub fn pairs(&self, range: &KeyRange, values: bool) -> Result<Vec<KeyValue>, Error> {
+        self.count_range();
         self.keyspace.source().key_values(range, values)
     }
 
@@ -147,6 +189,8 @@ impl Write<'_> {
     }
 
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: LeaseId) {
+        self.asked.puts += 1;
+        self.asked.put_bytes += (key.len() + value.len()) as u64;
         let modified = self.next_change();
         let version = match self.version(&key) {
             Some(before) => Version { modified, created: before.created, version: before.version + 1 },
@@ -174,6 +218,7 @@ impl Write<'_> {
 
     /// Deletes what exists of the range and returns its keys, in order.
     pub fn delete_range(&mut self, range: &KeyRange) -> Vec<Bytes> {
+        self.asked.deletes += 1;
         let source = self.keyspace.source();
         let rows = source.rows(range, self.revision(), usize::MAX);
         let keys: Vec<_> = rows.into_iter().map(|(key, _)| Bytes::copy_from_slice(key)).collect();
@@ -201,6 +246,12 @@ impl Write<'_> {
         let at = FullRevision { main: self.main, sub: self.next_sub };
         self.next_sub = self.next_sub.checked_add(1).expect("a command changes fewer than 2^32 keys");
         at
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        self.count_apart();
     }
 }
 

@@ -27,6 +27,14 @@ impl Health for HealthService {
         Ok(Response::new(pb::HealthCheckResponse { status: ServingStatus::Serving.into() }))
     }
 
+    async fn list(
+        &self,
+        _request: Request<pb::HealthListRequest>,
+    ) -> Result<Response<pb::HealthListResponse>, Status> {
+        let serving = pb::HealthCheckResponse { status: ServingStatus::Serving.into() };
+        Ok(Response::new(pb::HealthListResponse { statuses: [(String::new(), serving)].into() }))
+    }
+
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::HealthCheckResponse, Status>> + Send>>;
 
     /// One answer; the stream then stays open until client or server end.

@@ -16,7 +16,7 @@ use crate::command::{Kind, Outcome};
 use crate::consensus::Handle;
 use crate::ids::Revision;
 use crate::metrics::Metrics;
-use crate::mvcc::{self, RangeCursor, Reader, Snapshot};
+use crate::mvcc::{self, Operations, RangeCursor, Reader, Snapshot};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::kv_server::Kv;
 use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -57,9 +57,18 @@ impl KvService {
 
     async fn read_txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         self.barrier(is_serializable(&request)).await?;
+        let began = Instant::now();
         let snapshot = self.reader.snapshot();
         let keys = ranges(&request).map(|range| snapshot.estimate(range)).sum();
-        read(keys, move || mvcc::read_txn(&snapshot, &request)).await
+        let compares = request.compare.len();
+        let result = read(keys, move || mvcc::read_txn(&snapshot, &request)).await;
+        let success = if result.is_ok() { "true" } else { "false" };
+        let seconds = self.metrics.request_seconds.with_label_values(&["ReadonlyTxn", success]);
+        seconds.observe(began.elapsed().as_secs_f64());
+        let asked = compares + result.as_ref().map_or(0, |response| response.responses.len());
+        let txns = u64::from(asked > 1);
+        self.metrics.count_operations(&Operations { ranges: asked as u64, txns, ..Operations::default() });
+        result
     }
 }
 
@@ -68,13 +77,15 @@ impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let request = request.into_inner();
         validate::range(&request)?;
-        let began = Instant::now();
+        let arrived = Instant::now();
         self.barrier(request.serializable).await?;
+        let began = Instant::now();
         let snapshot = self.reader.snapshot();
         let keys = snapshot.estimate(&request);
+        let result = read(keys, move || mvcc::range_response(&snapshot, &request)).await;
         self.metrics.ranges.inc();
-        let mut response = read(keys, move || mvcc::range_response(&snapshot, &request)).await?;
-        self.metrics.range_success_seconds().observe(began.elapsed().as_secs_f64());
+        self.metrics.range_ended(result.is_ok(), arrived.elapsed(), began.elapsed());
+        let mut response = result?;
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -89,6 +100,7 @@ impl Kv for KvService {
         validate::range(&request)?;
         check_streamable(&request)?;
         self.barrier(request.serializable).await?;
+        self.metrics.ranges.inc();
         let snapshot = self.reader.snapshot();
         let (sender, receiver) = mpsc::channel(MAX_QUEUED_CHUNKS);
         let (headers, max_bytes) = (self.headers.clone(), self.max_request_bytes);

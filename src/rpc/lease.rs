@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::header::Headers;
 use super::quota::Quota;
 use super::status::ClientError;
-use super::{mismatched, validate};
+use super::{count_failure, mismatched, validate};
 use crate::command::{Kind, Outcome, Rejection};
 use crate::consensus::{ConsensusError, Handle};
 use crate::ids::LeaseId;
@@ -45,24 +45,28 @@ impl LeaseService {
         }
     }
 
-    /// A lease gets its time back, for good: a checkpoint that says less is lifted first.
     async fn renew(&self, id: LeaseId) -> Result<pb::LeaseKeepAliveResponse, Status> {
         let barrier = self.consensus.read_barrier().await;
         barrier.map_err(|error| Status::from(ClientError::from(error)))?;
-        let renewed = self.leases.renew(id, Instant::now());
-        if renewed.is_some_and(|renewed| renewed.is_checkpointed) {
-            let checkpoints = vec![pb::LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
-            let lift = Kind::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints });
-            self.consensus
-                .propose(lift.into())
-                .await
-                .map_err(|error| Status::from(ClientError::from(error)))?;
-        }
-        let ttl = renewed.map_or(0, |renewed| renewed.ttl);
+        let ttl = self.begin_time(id).await.map_err(|error| Status::from(ClientError::from(error)))?;
         if ttl > 0 {
             self.metrics.lease_renewed.inc();
         }
         Ok(pb::LeaseKeepAliveResponse { header: Some(self.headers.now()), id: id.0, ttl })
+    }
+
+    /// A lease gets all its time, for good: a checkpoint that says less is lifted first. Returns the seconds; 0 when
+    /// there is no such lease any more.
+    async fn begin_time(&self, id: LeaseId) -> Result<i64, ConsensusError> {
+        let Some(renewed) = self.leases.renew(id, Instant::now()) else {
+            return Ok(0);
+        };
+        if renewed.is_checkpointed {
+            let checkpoints = vec![pb::LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
+            let lift = Kind::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints });
+            self.consensus.propose(lift.into()).await?;
+        }
+        Ok(renewed.ttl)
     }
 }
 
@@ -90,8 +94,8 @@ impl Lease for LeaseService {
             }
         };
         let mut response = granted.map_err(|error| Status::from(ClientError::from(error)))?;
-        // Its time begins now, not when the expiry job looks next.
-        drop(self.leases.due(Instant::now(), 0));
+        // Now, not when the expiry job looks next.
+        self.begin_time(LeaseId(response.id)).await.map_err(ClientError::from)?;
         self.metrics.lease_granted.inc();
         self.metrics.lease_ttl.observe(response.ttl as f64);
         self.headers.fill(&mut response.header);
@@ -126,7 +130,10 @@ impl Lease for LeaseService {
             while let Some(request) = requests.message().await.transpose() {
                 let answer = match request {
                     Ok(request) => service.renew(LeaseId(request.id)).await,
-                    Err(status) => Err(status),
+                    Err(status) => {
+                        count_failure(&service.metrics, "lease-keepalive", &status);
+                        Err(status)
+                    }
                 };
                 let failed = answer.is_err();
                 if answers.send(answer).await.is_err() || failed {

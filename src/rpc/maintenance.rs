@@ -51,8 +51,8 @@ impl MaintenanceService {
 
     /// Hashing reads everything: not between the connections.
     async fn hash_at(&self, revision: i64) -> Result<HashKv, Status> {
-        let snapshot = self.reader.snapshot();
-        match tokio::task::spawn_blocking(move || snapshot.hash_kv(revision)).await {
+        let reader = self.reader.clone();
+        match tokio::task::spawn_blocking(move || reader.hash_kv(revision)).await {
             Ok(hash) => hash.map_err(super::of_read),
             Err(ended) => Err(Status::internal(format!("decklog: hashing ended early: {ended}"))),
         }

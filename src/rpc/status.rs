@@ -13,7 +13,7 @@ macro_rules! client_errors {
         pub enum ClientError { $($name),* }
 
         impl ClientError {
-            /// Every error of the table.
+            /// Every error of the table, also those that only later versions give.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
             pub fn code(self) -> Code {
@@ -47,15 +47,56 @@ client_errors! {
     LeaseExist = FailedPrecondition "lease already exists";
     LeaseTTLTooLarge = OutOfRange "too large lease TTL";
     WatchCanceled = Cancelled "watch canceled";
+    MemberExist = FailedPrecondition "member ID already exist";
+    PeerURLExist = FailedPrecondition "Peer URLs already exists";
+    // etcd sends this one without its code, and its clients find it by the text.
+    MemberNotEnoughStarted = Unknown "re-configuration failed due to not enough started members";
+    MemberBadURLs = InvalidArgument "given member URLs are invalid";
     MemberNotFound = NotFound "member not found";
+    MemberNotLearner = FailedPrecondition "can only promote a learner member";
+    LearnerNotReady = FailedPrecondition "can only promote a learner member which is in sync with leader";
+    TooManyLearners = FailedPrecondition "too many learner members in cluster";
+    ClusterIDMismatch = FailedPrecondition "cluster ID mismatch";
     RequestTooLarge = InvalidArgument "request is too large";
     // etcd sends this one without its code, and its clients find it by the text.
     RequestTooManyRequests = Unknown "too many requests";
+    RootUserNotExist = FailedPrecondition "root user does not exist";
+    RootRoleNotExist = FailedPrecondition "root user does not have root role";
+    UserAlreadyExist = FailedPrecondition "user name already exists";
+    UserEmpty = InvalidArgument "user name is empty";
+    UserNotFound = FailedPrecondition "user name not found";
+    RoleAlreadyExist = FailedPrecondition "role name already exists";
+    RoleNotFound = FailedPrecondition "role name not found";
+    RoleEmpty = InvalidArgument "role name is empty";
+    AuthFailed = InvalidArgument "authentication failed, invalid user ID or password";
+    PermissionNotGiven = InvalidArgument "permission not given";
+    PermissionDenied = PermissionDenied "permission denied";
+    RoleNotGranted = FailedPrecondition "role is not granted to the user";
+    PermissionNotGranted = FailedPrecondition "permission is not granted to the role";
+    AuthNotEnabled = FailedPrecondition "authentication is not enabled";
+    InvalidAuthToken = Unauthenticated "invalid auth token";
+    InvalidAuthMgmt = InvalidArgument "invalid auth management";
+    AuthOldRevision = InvalidArgument "revision of auth store is old";
     NoLeader = Unavailable "no leader";
+    NotLeader = FailedPrecondition "not leader";
     LeaderChanged = Unavailable "leader changed";
+    NotCapable = FailedPrecondition "not capable";
     Stopped = Unavailable "server stopped";
     Timeout = Unavailable "request timed out";
+    TimeoutDueToLeaderFail = Unavailable "request timed out, possibly due to previous leader failure";
+    TimeoutDueToConnectionLost = Unavailable "request timed out, possibly due to connection lost";
+    TimeoutWaitAppliedIndex = Unavailable "request timed out, waiting for the applied index took too long";
+    Unhealthy = Unavailable "unhealthy cluster";
     Corrupt = DataLoss "corrupt cluster";
+    NotSupportedForLearner = FailedPrecondition "rpc not supported for learner";
+    BadLeaderTransferee = FailedPrecondition "bad leader transferee";
+    WrongDowngradeVersionFormat = InvalidArgument "wrong downgrade target version format";
+    InvalidDowngradeTargetVersion = InvalidArgument "invalid downgrade target version";
+    ClusterVersionUnavailable = FailedPrecondition "cluster version not found during downgrade";
+    DowngradeInProcess = FailedPrecondition "cluster has a downgrade job in progress";
+    NoInflightDowngrade = FailedPrecondition "no inflight downgrade job";
+    Canceled = Cancelled "request canceled";
+    DeadlineExceeded = DeadlineExceeded "context deadline exceeded";
 }
 
 impl From<ClientError> for Status {

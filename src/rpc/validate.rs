@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::ClientError;
-use crate::mvcc::KeyRange;
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::wire::etcdserverpb::request_op::Request as Operation;
@@ -14,6 +13,9 @@ use crate::wire::etcdserverpb::request_op::Request as Operation;
 const PUT_COST: u64 = 256;
 /// What granting a lease costs.
 pub const GRANT_COST: u64 = 64;
+/// Transactions inside one another. protobuf's own limit holds for what a client sends and for the log's entry round
+/// it, which is two messages deeper: what the one takes and the other does not would end every start.
+const MAX_NESTED_TXNS: usize = 40;
 
 /// # Errors
 /// `EmptyKey`, `InvalidSortOption`.
@@ -52,13 +54,13 @@ pub fn delete_range(request: &pb::DeleteRangeRequest) -> Result<(), ClientError>
 /// # Errors
 /// `TooManyOps`, what a compare or an operation is refused for, `DuplicateKey`.
 pub fn txn(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientError> {
-    operations(request, max_ops)?;
+    operations(request, max_ops, MAX_NESTED_TXNS)?;
     changed_keys(&request.success)?;
     changed_keys(&request.failure)?;
     Ok(())
 }
 
-fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientError> {
+fn operations(request: &pb::TxnRequest, max_ops: usize, max_nested: usize) -> Result<(), ClientError> {
     let used = request.compare.len().max(request.success.len()).max(request.failure.len());
     if used > max_ops {
         return Err(ClientError::TooManyOps);
@@ -71,7 +73,8 @@ fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientErro
             Some(Operation::RequestRange(request)) => range(request)?,
             Some(Operation::RequestPut(request)) => put(request)?,
             Some(Operation::RequestDeleteRange(request)) => delete_range(request)?,
-            Some(Operation::RequestTxn(nested)) => operations(nested, max_ops - used)?,
+            Some(Operation::RequestTxn(_)) if max_nested == 0 => return Err(ClientError::TooManyOps),
+            Some(Operation::RequestTxn(nested)) => operations(nested, max_ops - used, max_nested - 1)?,
             None => return Err(ClientError::KeyNotFound),
         }
     }
@@ -82,38 +85,27 @@ fn operations(request: &pb::TxnRequest, max_ops: usize) -> Result<(), ClientErro
 #[derive(Default)]
 struct Changed {
     puts: BTreeSet<Bytes>,
-    deleted: Vec<KeyRange>,
+    /// Key and range end as they stand in the request: etcd's check takes the end that means "no end" for the
+    /// smallest key, so that such a deletion meets no put.
+    deleted: Vec<(Bytes, Bytes)>,
 }
 
 impl Changed {
     fn is_deleted(&self, key: &Bytes) -> bool {
-        self.deleted.iter().any(|range| contains(range, key))
-    }
-
-    fn has_put_in(&self, range: &KeyRange) -> bool {
-        match range {
-            KeyRange::One(key) => self.puts.contains(key),
-            KeyRange::Span(from, _) => {
-                self.puts.range(from.clone()..).next().is_some_and(|key| contains(range, key))
-            }
-        }
-    }
-}
-
-fn contains(range: &KeyRange, key: &Bytes) -> bool {
-    match range {
-        KeyRange::One(one) => one == key,
-        KeyRange::Span(from, to) => from <= key && to.as_ref().is_none_or(|to| key < to),
+        self.deleted
+            .iter()
+            .any(|(from, end)| if end.is_empty() { from == key } else { from <= key && key < end })
     }
 }
 
 /// A key may be put once in a branch and not also be deleted in it; the two branches of a nested transaction
-/// exclude each other, so they may meet.
+/// exclude each other, so they may meet. As in etcd, puts of a nested transaction are held against the deletions
+/// of those before it, not of those behind it.
 fn changed_keys(branch: &[pb::RequestOp]) -> Result<Changed, ClientError> {
     let mut changed = Changed::default();
     for operation in branch {
         if let Some(Operation::RequestDeleteRange(request)) = &operation.request {
-            changed.deleted.push(KeyRange::new(&request.key, &request.range_end));
+            changed.deleted.push((request.key.clone(), request.range_end.clone()));
         }
     }
     for operation in branch {
@@ -134,9 +126,7 @@ fn changed_keys(branch: &[pb::RequestOp]) -> Result<Changed, ClientError> {
 fn merge_nested(changed: &mut Changed, nested: &pb::TxnRequest) -> Result<(), ClientError> {
     let (success, failure) = (changed_keys(&nested.success)?, changed_keys(&nested.failure)?);
     let puts: BTreeSet<Bytes> = success.puts.union(&failure.puts).cloned().collect();
-    let meets = puts.iter().any(|key| changed.puts.contains(key) || changed.is_deleted(key))
-        || success.deleted.iter().chain(&failure.deleted).any(|range| changed.has_put_in(range));
-    if meets {
+    if puts.iter().any(|key| changed.puts.contains(key) || changed.is_deleted(key)) {
         return Err(ClientError::DuplicateKey);
     }
     changed.puts.extend(puts);
@@ -167,7 +157,10 @@ pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::command::{self, Batch, Kind};
 
     fn put_op(key: &'static str) -> pb::RequestOp {
         let request = pb::PutRequest { key: key.into(), ..Default::default() };
@@ -195,7 +188,9 @@ mod tests {
         assert_eq!(check(vec![put_op("a"), put_op("b")]), Ok(()));
         assert_eq!(check(vec![put_op("a"), put_op("a")]), duplicate);
         assert_eq!(check(vec![put_op("b"), delete_op("a", "c")]), duplicate);
-        assert_eq!(check(vec![put_op("c"), delete_op("a", "c"), delete_op("b", "\0")]), duplicate);
+        assert_eq!(check(vec![put_op("c"), delete_op("b", "")]), Ok(()));
+        // "No end" is taken for the smallest key.
+        assert_eq!(check(vec![put_op("c"), delete_op("a", "c"), delete_op("b", "\0")]), Ok(()));
         assert_eq!(check(vec![delete_op("a", "c"), delete_op("b", "\0")]), Ok(()));
         assert_eq!(check(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
         assert_eq!(check(vec![put_op("a"), txn_op(vec![put_op("a")], vec![])]), duplicate);
@@ -204,6 +199,25 @@ mod tests {
             duplicate
         );
         assert_eq!(check(vec![delete_op("a", ""), txn_op(vec![], vec![put_op("a")])]), duplicate);
+        let (deleting, putting) =
+            (txn_op(vec![delete_op("a", "")], vec![]), txn_op(vec![put_op("a")], vec![]));
+        assert_eq!(check(vec![deleting.clone(), putting.clone()]), duplicate);
+        assert_eq!(check(vec![putting, deleting]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_taken_can_be_read_back_from_the_log() {
+        let put = pb::PutRequest { key: "k".into(), prev_kv: true, ..Default::default() };
+        let mut op = pb::RequestOp { request: Some(Operation::RequestPut(put)) };
+        for depth in 0..60 {
+            let request = pb::TxnRequest { success: vec![op], ..Default::default() };
+            let checked = txn(&request, 128);
+            let entry = Batch { commands: vec![Kind::Txn(request.clone()).into()], ..Default::default() };
+            let readable = command::decode(1, &entry.encode_to_vec().into()).is_ok();
+            assert!(readable || checked == Err(ClientError::TooManyOps), "depth {depth}");
+            assert_eq!(checked.is_ok(), depth <= MAX_NESTED_TXNS, "depth {depth}");
+            op = pb::RequestOp { request: Some(Operation::RequestTxn(request)) };
+        }
     }
 
     #[test]

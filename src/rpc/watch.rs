@@ -3,15 +3,18 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::count_failure;
 use super::header::Headers;
 use super::status::ClientError;
 use crate::ids::Revision;
+use crate::metrics::Metrics;
 use crate::watch::{
-    ALL_WATCHERS, Answer, Queued, StreamRequests, StreamResponses, Wants, WatchCreate, WatchHub,
+    ALL_WATCHERS, Answer, Queued, Refusal, StreamRequests, StreamResponses, Wants, WatchCreate, WatchHub,
 };
 use crate::wire::EncodedEvent;
 use crate::wire::etcdserverpb as pb;
@@ -26,6 +29,7 @@ pub struct WatchService {
     pub headers: Headers,
     /// Answers of watchers that want fragments are split when they reach so many bytes.
     pub max_fragment_bytes: usize,
+    pub metrics: Metrics,
 }
 
 #[tonic::async_trait]
@@ -40,15 +44,26 @@ impl Watch for WatchService {
             tracing::debug!(%stopped, "no new watch stream");
             Status::from(ClientError::Stopped)
         })?;
-        tokio::spawn(take_requests(request.into_inner(), requests));
+        let metrics = self.metrics.clone();
+        tokio::spawn(take_requests(request.into_inner(), requests, metrics.clone()));
         let (headers, max_fragment_bytes) = (self.headers.clone(), self.max_fragment_bytes);
-        Ok(Response::new(Responses { responses, headers, max_fragment_bytes, ready: VecDeque::new() }))
+        let ready = VecDeque::new();
+        Ok(Response::new(Responses { responses, headers, max_fragment_bytes, metrics, ready }))
     }
 }
 
 /// Hands on requests until the client stops sending; a stream that breaks is one that has ended.
-async fn take_requests(mut incoming: Streaming<pb::WatchRequest>, requests: StreamRequests) {
-    while let Ok(Some(request)) = incoming.message().await {
+async fn take_requests(
+    mut incoming: Streaming<pb::WatchRequest>,
+    requests: StreamRequests,
+    metrics: Metrics,
+) {
+    loop {
+        let request = match incoming.message().await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(status) => return count_failure(&metrics, "watch", &status),
+        };
         let sent = match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => requests.create(to_create(create)).await,
             Some(RequestUnion::CancelRequest(cancel)) => requests.cancel(cancel.watch_id).await,
@@ -87,6 +102,7 @@ pub struct Responses {
     responses: StreamResponses,
     headers: Headers,
     max_fragment_bytes: usize,
+    metrics: Metrics,
     /// Pieces of one answer that are not sent yet.
     ready: VecDeque<pb::WatchResponse>,
 }
@@ -99,6 +115,9 @@ impl Stream for Responses {
             return Poll::Ready(Some(Ok(piece)));
         }
         match self.responses.poll_next(context) {
+            Poll::Ready(Some(Queued { answer, .. })) if self.metrics.are_extensive() => {
+                Poll::Ready(Some(Ok(self.timed_response_of(answer))))
+            }
             Poll::Ready(Some(Queued { answer, .. })) => Poll::Ready(Some(Ok(self.response_of(answer)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -107,6 +126,22 @@ impl Stream for Responses {
 }
 
 impl Responses {
+    fn timed_response_of(&mut self, answer: Answer) -> pb::WatchResponse {
+        let (began, metrics) = (Instant::now(), self.metrics.clone());
+        let (seconds, events) = match &answer {
+            Answer::Events { events, .. } => (&metrics.watch_events_seconds, events.len()),
+            Answer::Progress { .. } => (&metrics.watch_progress_seconds, 0),
+            _ => (&metrics.watch_control_seconds, 0),
+        };
+        let response = self.response_of(answer);
+        let took = began.elapsed().as_secs_f64();
+        seconds.observe(took);
+        if events > 0 {
+            metrics.watch_event_seconds.observe(took / events as f64);
+        }
+        response
+    }
+
     fn response_of(&mut self, answer: Answer) -> pb::WatchResponse {
         match answer {
             Answer::Created { id, revision } => {
@@ -115,7 +150,7 @@ impl Responses {
             Answer::Refused { reason, revision } => pb::WatchResponse {
                 created: true,
                 canceled: true,
-                cancel_reason: reason.to_string(),
+                cancel_reason: reason_text(reason),
                 ..self.response(ALL_WATCHERS, revision)
             },
             Answer::Canceled { id, revision } => {
@@ -147,6 +182,14 @@ impl Responses {
             self.ready.push_back(pb::WatchResponse { events, fragment, ..whole.clone() });
         }
         self.ready.pop_front().unwrap_or(whole)
+    }
+}
+
+/// As in etcd, a negative start has the text of the gRPC error.
+fn reason_text(reason: Refusal) -> String {
+    match reason {
+        Refusal::NegativeStart => ClientError::Compacted.text().to_owned(),
+        Refusal::EmptyRange | Refusal::DuplicateId => reason.to_string(),
     }
 }
 

@@ -1,16 +1,15 @@
 //! The thread round apply: takes committed entries, applies what is there, publishes once, then answers.
 //! Owns the order of these steps; every rule of the state machine is `apply`'s.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::apply::{self, Applier};
 use crate::command::CommandResult;
 use crate::consensus::{CommittedEntry, Progress, Replies};
+use crate::inbox::{Receiver, Taken};
 use crate::metrics::Metrics;
-use crate::mvcc::ChangeKind;
 use crate::persist::Mailbox;
 use crate::watch::HubInput;
 
@@ -36,27 +35,23 @@ impl ApplyStage {
     ///
     /// # Errors
     /// A fault after which the state cannot be trusted to advance: the process must stop.
-    pub fn run(mut self) -> Result<(), apply::Error> {
+    pub fn run(&mut self) -> Result<(), apply::Error> {
+        let mut batches = VecDeque::new();
         loop {
-            let batch = if self.applier.is_pruning() {
-                self.committed.recv_timeout(PRUNE_PAUSE)
-            } else {
-                self.committed.recv().map_err(|_closed| RecvTimeoutError::Disconnected)
-            };
-            match batch {
-                Ok(batch) => self.turn(batch)?,
-                Err(RecvTimeoutError::Timeout) => self.turn(Vec::new())?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            let until = self.applier.is_pruning().then(|| Instant::now() + PRUNE_PAUSE);
+            match self.committed.take(&mut batches, until) {
+                Taken::Items => {
+                    while !batches.is_empty() {
+                        self.turn(entries_of_a_turn(&mut batches))?;
+                    }
+                }
+                Taken::TimedOut => self.turn(Vec::new())?,
+                Taken::Closed => return Ok(()),
             }
         }
     }
 
-    fn turn(&mut self, mut entries: Vec<CommittedEntry>) -> Result<(), apply::Error> {
-        while entries.len() < MAX_ENTRIES_PER_TURN
-            && let Ok(more) = self.committed.try_recv()
-        {
-            entries.extend(more);
-        }
+    fn turn(&mut self, entries: Vec<CommittedEntry>) -> Result<(), apply::Error> {
         let began = Instant::now();
         let mut last = began;
         let metrics = self.metrics.clone();
@@ -67,9 +62,6 @@ impl ApplyStage {
                 .apply_seconds
                 .with_label_values(&["v3", name, success])
                 .observe((now - last).as_secs_f64());
-            if name == "Txn" {
-                metrics.txns.inc();
-            }
             last = now;
         };
         let commands = entries.len();
@@ -92,20 +84,28 @@ impl ApplyStage {
 
     /// Visible first, then handed on, so that whoever hears of it can read it.
     fn publish(&mut self) {
-        let published = self.applier.publish();
-        self.progress.set_applied(published.round.applied);
-        for change in &published.changes {
-            match change.kind {
-                ChangeKind::Put => {
-                    self.metrics.puts.inc();
-                    self.metrics.put_size_bytes.add(i64::try_from(change.pair.as_bytes().len()).unwrap_or(0));
-                }
-                ChangeKind::Delete => self.metrics.deletes.inc(),
-            }
+        if self.applier.is_pruning() {
+            let began = Instant::now();
+            self.applier.prune();
+            let took = began.elapsed().as_secs_f64() * 1e3;
+            self.metrics.index_compaction_pause_milliseconds.observe(took);
         }
+        let published = self.applier.publish_unpruned();
+        self.progress.set_applied(published.round.applied);
+        self.metrics.count_operations(&published.operations);
         if !published.changes.is_empty() {
             self.hub.publish(published.revision, published.changes);
         }
         self.mailbox.put(published.round, published.compacted);
     }
+}
+
+fn entries_of_a_turn(batches: &mut VecDeque<Vec<CommittedEntry>>) -> Vec<CommittedEntry> {
+    let mut entries = batches.pop_front().unwrap_or_default();
+    while entries.len() < MAX_ENTRIES_PER_TURN
+        && let Some(more) = batches.pop_front()
+    {
+        entries.extend(more);
+    }
+    entries
 }

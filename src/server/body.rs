@@ -15,9 +15,18 @@ use tonic::{Code, Status};
 
 use super::in_flight::Guard;
 use crate::metrics::{Metrics, Rpc};
+use crate::rpc::ClientError;
 
 /// A gRPC message begins with one byte of flags and four of length.
 const PREFIX_BYTES: usize = 5;
+
+/// Messages that begin in a piece, their bytes without what frames them, and the largest.
+#[derive(Default)]
+struct Begun {
+    messages: u64,
+    bytes: u64,
+    largest: usize,
+}
 
 /// Finds where messages begin, whatever pieces they come in.
 #[derive(Default)]
@@ -28,9 +37,9 @@ struct Framing {
 }
 
 impl Framing {
-    /// Goes over a piece; returns how many messages began in it and the largest of them.
-    fn pass(&mut self, mut data: &[u8]) -> (u64, usize) {
-        let (mut begun, mut largest) = (0, 0);
+    /// Goes over a piece; returns what began in it.
+    fn pass(&mut self, mut data: &[u8]) -> Begun {
+        let mut begun = Begun::default();
         while !data.is_empty() {
             if self.left > 0 {
                 let skip = self.left.min(data.len());
@@ -46,11 +55,12 @@ impl Framing {
                 let [_, length @ ..] = self.prefix;
                 self.left = u32::from_be_bytes(length) as usize;
                 self.have = 0;
-                begun += 1;
-                largest = largest.max(self.left);
+                begun.messages += 1;
+                begun.bytes += self.left as u64;
+                begun.largest = begun.largest.max(self.left);
             }
         }
-        (begun, largest)
+        begun
     }
 }
 
@@ -61,12 +71,18 @@ pub struct RequestBody {
     max_message_bytes: usize,
     messages: IntCounter,
     bytes: IntCounter,
+    until: Option<Until>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, rpc: &Rpc, metrics: &Metrics, max_message_bytes: usize) -> Self {
         let (messages, bytes) = (rpc.received.clone(), metrics.received_bytes.clone());
-        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes }
+        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes, until: None }
+    }
+
+    /// Ends it when `end` is ready, whether or not the client has more to say: who waits for more lets go then.
+    pub fn end_when(&mut self, end: Until) {
+        self.until = Some(end);
     }
 }
 
@@ -78,14 +94,19 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.until.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready()) {
+            // It is asked no more after its end.
+            self.until = None;
+            return Poll::Ready(None);
+        }
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)) else {
             return Poll::Ready(None);
         };
         let frame = frame?;
         if let Some(data) = frame.data_ref() {
-            let (begun, largest) = self.framing.pass(data);
-            self.messages.inc_by(begun);
-            self.bytes.inc_by(data.len() as u64);
+            let Begun { messages, bytes, largest } = self.framing.pass(data);
+            self.messages.inc_by(messages);
+            self.bytes.inc_by(bytes);
             if largest > self.max_message_bytes {
                 let limit = self.max_message_bytes;
                 let text = format!("grpc: received message larger than max ({largest} vs. {limit})");
@@ -133,9 +154,12 @@ impl Answered {
 
 /// A response's body.
 pub enum ResponseBody {
-    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered> },
+    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered>, until: Option<Until> },
     Http(Full<Bytes>),
 }
+
+/// Becomes ready when an answer that has no end of its own must end.
+pub type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How far a response has been counted.
 #[derive(Default)]
@@ -148,7 +172,16 @@ impl ResponseBody {
         if ended {
             answered.ended(headers);
         }
-        Self::Grpc { inner, framing: FramingState::default(), answered: (!ended).then_some(answered) }
+        let (framing, answered) = (FramingState::default(), (!ended).then_some(answered));
+        Self::Grpc { inner, framing, answered, until: None }
+    }
+
+    /// Cuts it off when `end` is ready, in words that make clients try again. A stream that ended well would tell
+    /// them that all is done: etcd's client for Go closes a watch for good then.
+    pub fn stop_when(&mut self, end: Until) {
+        if let Self::Grpc { until, .. } = self {
+            *until = Some(end);
+        }
     }
 }
 
@@ -162,14 +195,22 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Http(full) => Pin::new(full).poll_frame(context).map_err(Into::into),
-            Self::Grpc { inner, framing, answered } => {
+            Self::Grpc { inner, framing, answered, until } => {
+                if let Some(end) = until
+                    && answered.is_some()
+                    && end.as_mut().poll(context).is_ready()
+                {
+                    *until = None;
+                    return Poll::Ready(Some(Ok(Frame::trailers(stopped(inner, answered)))));
+                }
                 let frame = ready!(Pin::new(inner).poll_frame(context));
                 if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
                     if let Some(data) = frame.data_ref() {
+                        let begun = framing.0.pass(data);
                         if let Some(rpc) = open.rpc() {
-                            rpc.sent.inc_by(framing.0.pass(data).0);
+                            rpc.sent.inc_by(begun.messages);
                         }
-                        open.metrics.sent_bytes.inc_by(data.len() as u64);
+                        open.metrics.sent_bytes.inc_by(begun.bytes);
                     } else if let Some(trailers) = frame.trailers_ref() {
                         open.ended(trailers);
                         *answered = None;
@@ -193,6 +234,20 @@ impl Body for ResponseBody {
             Self::Grpc { inner, .. } => inner.size_hint(),
         }
     }
+}
+
+/// Ends an answer; these are its trailers.
+fn stopped(inner: &mut tonic::body::Body, answered: &mut Option<Answered>) -> HeaderMap {
+    *inner = tonic::body::Body::empty();
+    let status = Status::from(ClientError::Stopped);
+    if let Some(open) = answered.take() {
+        open.ended_with(status.code());
+    }
+    let mut trailers = HeaderMap::new();
+    if let Err(error) = status.add_header(&mut trailers) {
+        tracing::debug!(%error, "a stream ends without words");
+    }
+    trailers
 }
 
 impl Drop for ResponseBody {
@@ -221,8 +276,9 @@ mod tests {
             }
             let mut framing = Framing::default();
             let found: Vec<_> = bytes.chunks(piece).map(|piece| framing.pass(piece)).collect();
-            prop_assert_eq!(found.iter().map(|(begun, _)| begun).sum::<u64>(), sizes.len() as u64);
-            prop_assert_eq!(found.iter().map(|(_, largest)| *largest).max(), sizes.iter().copied().max().or(found.first().map(|_| 0)));
+            prop_assert_eq!(found.iter().map(|begun| begun.messages).sum::<u64>(), sizes.len() as u64);
+            prop_assert_eq!(found.iter().map(|begun| begun.bytes).sum::<u64>(), sizes.iter().sum::<usize>() as u64);
+            prop_assert_eq!(found.iter().map(|begun| begun.largest).max().unwrap_or(0), sizes.iter().copied().max().unwrap_or(0));
         }
     }
 }

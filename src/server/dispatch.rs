@@ -7,10 +7,11 @@ use std::time::Instant;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tonic::Status;
 use tower_service::Service;
 
-use super::body::{Answered, RequestBody, ResponseBody};
+use super::body::{Answered, RequestBody, ResponseBody, Until};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use crate::consensus::Handle;
@@ -29,6 +30,8 @@ use crate::wire::v3lockpb::lock_server::LockServer;
 
 /// Room for the rest of a message beside the request that `--max-request-bytes` limits, as in etcd.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+/// A stream of the server that only the client ends.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// Distinct client versions that are counted; the rest counts together.
 const MAX_CLIENT_VERSIONS: usize = 32;
 
@@ -106,6 +109,8 @@ pub struct Dispatcher {
     pub consensus: Handle,
     pub in_flight: InFlight,
     pub max_request_bytes: usize,
+    /// Becomes true when the server stops.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl Dispatcher {
@@ -127,8 +132,8 @@ impl Dispatcher {
             return self.refuse(&unknown(&path, &self.metrics));
         };
         rpc.started.inc();
-        let guard =
-            if rpc.kind == RpcKind::BidiStream { InFlight::uncounted() } else { self.in_flight.enter() };
+        let has_no_end = rpc.kind == RpcKind::BidiStream || &*path == HEALTH_WATCH;
+        let guard = if has_no_end { InFlight::uncounted() } else { self.in_flight.enter() };
         let answered = Answered {
             metrics: self.metrics.clone(),
             path: path.clone(),
@@ -141,12 +146,28 @@ impl Dispatcher {
         }
         let max_message_bytes = self.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
         let request = request.map(|body| {
-            tonic::body::Body::new(RequestBody::new(body, rpc, &self.metrics, max_message_bytes))
+            let mut body = RequestBody::new(body, rpc, &self.metrics, max_message_bytes);
+            if has_no_end {
+                body.end_when(self.stop());
+            }
+            tonic::body::Body::new(body)
         });
         let response = self.call_service(&path, request).await;
         let (parts, body) = response.into_parts();
-        let body = ResponseBody::grpc(body, &parts.headers, answered);
+        let mut body = ResponseBody::grpc(body, &parts.headers, answered);
+        if has_no_end {
+            body.stop_when(self.stop());
+        }
         Response::from_parts(parts, body)
+    }
+
+    /// Ready when the server stops.
+    fn stop(&self) -> Until {
+        let mut stopping = self.stopping.clone();
+        Box::pin(async move {
+            // An error says that nobody can tell any more: the server has stopped.
+            drop(stopping.wait_for(|stopping| *stopping).await);
+        })
     }
 
     async fn call_service(

@@ -11,6 +11,7 @@ use crate::consensus::Handle;
 use crate::ids::MemberId;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
+use crate::rpc::ClientError;
 use crate::version::{CLUSTER_VERSION, DECKLOG_VERSION, ETCD_VERSION};
 use crate::wire::etcdserverpb::{AlarmType, RangeRequest};
 
@@ -85,6 +86,10 @@ impl HttpEndpoints {
         if scope == HttpScope::None {
             return not_found();
         }
+        if scope == HttpScope::All && request.method() == Method::OPTIONS {
+            // Browsers ask so whether they may ask; etcd says yes to every path.
+            return Response::new(Full::default());
+        }
         if path == "/metrics" {
             return self.metrics();
         }
@@ -92,13 +97,10 @@ impl HttpEndpoints {
             || (scope == HttpScope::All && path == "/version")
             || self.single(path).is_some();
         if !is_known {
-            return if request.method() == Method::OPTIONS { text(StatusCode::OK, "") } else { not_found() };
-        }
-        if request.method() == Method::OPTIONS {
-            return text(StatusCode::OK, "");
+            return not_found();
         }
         if request.method() != Method::GET {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return answer;
         }
@@ -153,7 +155,7 @@ impl HttpEndpoints {
             Some(reason) => {
                 self.metrics.health_failures.inc();
                 tracing::warn!(%reason, "serving /health false");
-                text(StatusCode::SERVICE_UNAVAILABLE, &body.to_string())
+                plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{body}\n"))
             }
         }
     }
@@ -210,7 +212,8 @@ impl HttpEndpoints {
             Check::NonLearner => Ok(()),
             Check::SerializableRead => self.read(),
             Check::LinearizableRead => {
-                self.consensus.read_barrier().await.map_err(|error| format!("etcdserver: {error}"))?;
+                let barrier = self.consensus.read_barrier().await;
+                barrier.map_err(|error| ClientError::from(error).text().to_owned())?;
                 self.read()
             }
         }

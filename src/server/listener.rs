@@ -10,9 +10,11 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use super::coalesce::coalesce;
 use super::dispatch::{Dispatcher, Serves};
+use super::places::Places;
 use super::sniff::{self, Sniffed};
 
 /// Connections that a worker has not begun to serve.
@@ -27,6 +29,7 @@ const MAX_HEADER_BYTES: u32 = 256 << 10;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const MAX_FRAME_BYTES: u32 = 64 << 10;
+const TICK: Duration = Duration::from_millis(500);
 /// Waits after errors of `accept`, such as too many open files.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
@@ -40,10 +43,12 @@ pub struct ConnectionOptions {
     pub keepalive_timeout: Duration,
 }
 
-/// An accepted connection on its way to a worker.
+/// An accepted connection on its way to a worker: not yet with any runtime, so that the worker's own watches it.
 pub struct Accepted {
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     serves: Serves,
+    /// Given back when the connection has ended.
+    place: OwnedSemaphorePermit,
 }
 
 /// Opens a socket to accept on; with `reuse_port` another process may accept on the same port.
@@ -71,18 +76,25 @@ pub async fn accept(
     listener: TcpListener,
     serves: Serves,
     workers: Arc<Workers>,
+    places: Places,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut back_off = FIRST_BACK_OFF;
+    let mut told = None;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let place = places.take(serves, &mut told).await.map_err(io::Error::other)?;
+            let (stream, _) = listener.accept().await?;
+            Ok((stream.into_std()?, place))
+        };
+        let accepted: io::Result<_> = tokio::select! {
+            accepted = next => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, place)) => {
                 back_off = FIRST_BACK_OFF;
-                workers.give(Accepted { stream, serves });
+                workers.give(Accepted { stream, serves, place });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -122,6 +134,7 @@ pub async fn serve(
     options: ConnectionOptions,
     stopping: watch::Receiver<bool>,
 ) {
+    tokio::spawn(tick());
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     let mut told = stopping.clone();
     loop {
@@ -129,7 +142,7 @@ pub async fn serve(
             accepted = connections.recv() => accepted,
             _ = told.wait_for(|stopping| *stopping) => None,
         };
-        let Some(Accepted { stream, serves }) = accepted else {
+        let Some(Accepted { stream, serves, place }) = accepted else {
             break;
         };
         let (dispatcher, stopping, open) = (dispatcher.clone(), stopping.clone(), open.clone());
@@ -137,7 +150,7 @@ pub async fn serve(
             if let Err(error) = connection(stream, serves, dispatcher, options, stopping).await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(open);
+            drop((open, place));
         });
     }
     drop(open);
@@ -145,31 +158,46 @@ pub async fn serve(
     all_closed.recv().await;
 }
 
+/// A timer earlier than any that a request sets: for a new earliest one, tokio wakes its own thread through the
+/// kernel, which would be once per request.
+async fn tick() {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+    }
+}
+
 /// Runs a connection; when the server stops, open requests end first. The two kinds of connection have no trait
 /// in common.
 macro_rules! graceful {
-    ($connection:ident, $stopping:ident) => {{
+    ($connection:ident, $output:ident, $stopping:ident) => {{
         let mut stopping = $stopping;
         let mut connection = std::pin::pin!($connection);
         tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
+            ended = $output.drive(connection.as_mut()) => return ended,
             _ = stopping.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
         }
-        Ok(connection.await?)
+        $output.drive(connection.as_mut()).await
     }};
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn connection(
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     serves: Serves,
     dispatcher: Arc<Dispatcher>,
     options: ConnectionOptions,
     stopping: watch::Receiver<bool>,
 ) -> Result<(), BoxError> {
+    let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
-    let (protocol, stream) = tokio::time::timeout(HANDSHAKE_TIMEOUT, sniff::sniff(stream)).await??;
+    let mut told = stopping.clone();
+    let (protocol, stream) = tokio::select! {
+        sniffed = tokio::time::timeout(HANDSHAKE_TIMEOUT, sniff::sniff(stream)) => sniffed??,
+        _ = told.wait_for(|stopping| *stopping) => return Ok(()),
+    };
+    let (stream, output) = coalesce(stream);
     let service = hyper::service::service_fn(move |request| dispatcher.clone().call(request, serves));
     match protocol {
         Sniffed::Http2 => {
@@ -184,13 +212,13 @@ async fn connection(
                 .keep_alive_interval(options.keepalive_interval)
                 .keep_alive_timeout(options.keepalive_timeout);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
-            graceful!(connection, stopping)
+            graceful!(connection, output, stopping)
         }
         Sniffed::Http1 => {
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
-            graceful!(connection, stopping)
+            graceful!(connection, output, stopping)
         }
     }
 }

@@ -14,6 +14,7 @@ use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
 use super::open::{Listener, Opened};
+use super::places::Places;
 use super::stop::{Front, Running, StageEnd};
 use crate::apply::Applier;
 use crate::background;
@@ -27,9 +28,10 @@ use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
+use crate::process;
 use crate::rpc;
 use crate::watch as watching;
-use crate::watch::{HubOptions, WatchHub};
+use crate::watch::{HubLimits, HubOptions, WatchHub};
 use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 
 /// Largest number of front-end threads: beyond it the stages behind are what limits.
@@ -67,10 +69,12 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         max_request_bytes: config.limits.max_request_bytes,
         request_timeout: config.raft.request_timeout(),
     };
-    let (consensus_loop, consensus, stopper, committed) = Loop::new(node, options);
+    let (consensus_loop, consensus, stopper, committed) =
+        Loop::new(node, options, metrics.request_seconds.clone());
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
-    let hub_options = HubOptions { progress_interval: config.progress_notify_interval };
+    let hub_options =
+        HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::default() };
     let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options);
     let mailbox = Arc::new(Mailbox::default());
     let parts = PersistParts {
@@ -98,11 +102,11 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
     let (ends, ended) = mpsc::channel(4);
     let persist_mailbox = mailbox.clone();
     let threads = vec![
-        stage("consensus", &ends, move || consensus_loop.run().map_err(|error| error.to_string()))?,
-        stage("apply", &ends, move || apply.run().map_err(|error| error.to_string()))?,
-        stage("watch", &ends, move || hub.run().map_err(|error| error.to_string()))?,
-        stage("store", &ends, move || {
-            persist.run(&persist_mailbox, &persist_options).map_err(|error| error.to_string())
+        stage("consensus", &ends, consensus_loop, |consensus| consensus.run().map_err(text))?,
+        stage("apply", &ends, apply, |apply| apply.run().map_err(text))?,
+        stage("watch", &ends, hub, |hub| hub.run().map_err(text))?,
+        stage("store", &ends, persist, move |persist| {
+            persist.run(&persist_mailbox, &persist_options).map_err(text)
         })?,
     ];
     Ok(Stages {
@@ -124,6 +128,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
 
 fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
+        write_seconds: metrics.store_write_seconds.clone(),
         flush_seconds: metrics.store_flush_seconds.clone(),
         slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
         compaction_milliseconds: metrics.compaction_milliseconds.clone(),
@@ -133,15 +138,21 @@ fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     }
 }
 
-/// A thread that tells how it ended.
-fn stage(
+fn text(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
+/// A thread that tells how it ended. The stage itself is dropped after that: those who then find a channel of its
+/// closed end later, and the first end that is told is the cause.
+fn stage<S: Send + 'static>(
     name: &'static str,
     ends: &mpsc::Sender<StageEnd>,
-    run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    mut stage: S,
+    run: impl FnOnce(&mut S) -> Result<(), String> + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     let ends = ends.clone();
     let body = move || {
-        let result = run();
+        let result = run(&mut stage);
         // Nobody listens any more when the process is ending.
         drop(ends.try_send(StageEnd { stage: name, result }));
     };
@@ -157,8 +168,8 @@ impl Stages {
         self.wait_until_ready().await?;
         self.announce(config).await?;
         let in_flight = InFlight::default();
-        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone()));
         let (stop, stopping) = watch::channel(false);
+        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone(), stopping.clone()));
         let options = ConnectionOptions {
             max_concurrent_streams: config.listen.max_concurrent_streams,
             keepalive_interval: config.listen.keepalive_interval,
@@ -170,15 +181,21 @@ impl Stages {
         let mut front_threads = Vec::new();
         for (number, queue) in queues.into_iter().enumerate() {
             let serve = listener::serve(queue, dispatcher.clone(), options, stopping.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // What other threads woke runs first: all answers of a batch are made before a connection writes them.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .global_queue_interval(1)
+                .enable_all()
+                .build()?;
             let name = format!("front-{number}");
             front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
         }
+        let places = Places::new(process::max_open_files());
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for Listener { socket, serves } in listeners {
             addresses.push(socket.local_addr()?);
             let listener = tokio::net::TcpListener::from_std(socket)?;
-            tokio::spawn(listener::accept(listener, serves, workers.clone(), stopping.clone()));
+            let (workers, places) = (workers.clone(), places.clone());
+            tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
         let mut jobs = tokio::task::JoinSet::new();
         jobs.spawn(background::leases::run(
@@ -224,7 +241,12 @@ impl Stages {
         proposed.map(drop).map_err(Error::NotReady)
     }
 
-    fn dispatcher(&self, config: &Config, in_flight: InFlight) -> Dispatcher {
+    fn dispatcher(
+        &self,
+        config: &Config,
+        in_flight: InFlight,
+        stopping: watch::Receiver<bool>,
+    ) -> Dispatcher {
         let sample = Sample {
             member: self.data_dir.member(),
             consensus: self.consensus.clone(),
@@ -247,6 +269,7 @@ impl Stages {
             consensus: self.consensus.clone(),
             in_flight,
             max_request_bytes: config.limits.max_request_bytes,
+            stopping,
         }
     }
 
@@ -279,6 +302,7 @@ impl Stages {
             hub: self.watches.clone(),
             headers: headers.clone(),
             max_fragment_bytes: config.limits.max_request_bytes + MEBIBYTE / 2,
+            metrics: metrics.clone(),
         };
         let lease = rpc::LeaseService {
             consensus: consensus.clone(),

@@ -18,8 +18,9 @@ use crate::persist::Mailbox;
 
 /// How long open requests may take to end.
 const REQUEST_GRACE: Duration = Duration::from_secs(5);
-/// How long connections may take to close after that.
-const CONNECTION_GRACE: Duration = Duration::from_secs(2);
+/// How long connections may take to close after that. No request is open on them any more; some clients never answer
+/// that they have heard of the end, or have begun a request that they do not go on with.
+const CONNECTION_GRACE: Duration = Duration::from_millis(500);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The front end's parts that a stop needs.

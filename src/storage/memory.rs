@@ -157,7 +157,7 @@ impl Store for MemoryStore {
         }
         state.wrote();
         let last = looked_at.last().filter(|_| looked_at.len() == limit);
-        Ok(last.map(|change| FullRevision { main: change.at.main, sub: change.at.sub + 1 }))
+        Ok(last.map(|change| change.at.successor()))
     }
 
     fn sizes(&self) -> Sizes {

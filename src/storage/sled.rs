@@ -4,6 +4,7 @@
 
 mod blocks;
 mod engine;
+mod pass;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -21,16 +22,15 @@ use quick_cache::sync::Cache;
 
 use super::{Error, Round, Sizes, Store, StoredChange, Table, change_size, row_size};
 use crate::ids::{FullRevision, LogPosition, Revision};
-use blocks::{BLOCK_BYTES, Block};
+use blocks::{BLOCK_BYTES, Block, CHUNK_BYTES};
 use engine::{Engine, Ops};
+use pass::Pass;
 use rows::Applied;
 
 /// Tries to read a block that is being replaced by another.
 const MAX_READ_TRIES: usize = 8;
 /// Rows copied in one slice of a defragmentation.
 const DEFRAGMENT_ROWS: usize = 64;
-/// Blocks up to this size are joined with their neighbours when a compaction passes.
-const SMALL_BLOCK_BYTES: usize = BLOCK_BYTES / 2;
 
 /// Bytes of memory that reads may use.
 #[derive(Clone, Copy, Debug)]
@@ -156,24 +156,39 @@ impl SledStore {
         row.map(|row| Block::decode(first, &row)).transpose()
     }
 
-    /// The change in a place of a block, with its chunks put together; `None` when they were removed meanwhile.
+    /// The change in a place of a block, with its chunks put together; `None` when it was removed meanwhile.
     fn change(&self, block: &Block, place: usize) -> Result<Option<StoredChange>, Error> {
         let (change, chunked) = block.change(place);
         if chunked == 0 {
             return Ok(Some(change));
         }
-        let mut pair = Vec::with_capacity(chunked.min(4 << 20));
+        let damaged = |number: u32, detail: &str| Error::Damaged {
+            place: format!("{}, chunk {number} of revision {}", self.place(), change.at.main),
+            detail: detail.to_owned(),
+        };
+        let mut pair = Vec::with_capacity(chunked.min(2 * CHUNK_BYTES));
         let mut number = 0;
         while pair.len() < chunked {
             let Some(row) = self.engine.get_alone(&rows::chunk_key(change.at, number))? else {
-                return Ok(None);
+                return if self.is_stored(block.first(), change.at)? {
+                    Err(damaged(number, "it is missing"))
+                } else {
+                    Ok(None)
+                };
             };
-            pair.extend_from_slice(&rows::checked(&row, || {
-                format!("chunk {number} of revision {}", change.at.main)
-            })?);
+            let chunk = rows::checked(&row, || format!("chunk {number} of revision {}", change.at.main))?;
+            if chunk.is_empty() || pair.len() + chunk.len() > chunked {
+                return Err(damaged(number, "it has a wrong length"));
+            }
+            pair.extend_from_slice(&chunk);
             number += 1;
         }
         Ok(Some(StoredChange { pair: pair.into(), ..change }))
+    }
+
+    /// Whether the block of this first revision still has a change: removed with it are its chunks.
+    fn is_stored(&self, first: FullRevision, at: FullRevision) -> Result<bool, Error> {
+        Ok(self.load(first)?.is_some_and(|block| block.find(at).is_some()))
     }
 
     fn changes_of(&self, block: &Block) -> Result<Vec<StoredChange>, Error> {
@@ -206,21 +221,14 @@ impl SledStore {
             writer.open.push(change.clone());
         }
         if !changes.is_empty() {
-            Self::put_block(&writer.open, ops, firsts);
+            pass::put_block(&writer.open, ops, firsts);
         }
     }
 
     fn seal(writer: &mut Writer, ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
-        Self::put_block(&writer.open, ops, firsts);
+        pass::put_block(&writer.open, ops, firsts);
         writer.open.clear();
         writer.open_bytes = 0;
-    }
-
-    fn put_block(changes: &[StoredChange], ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
-        if let Some(first) = changes.first() {
-            ops.put(rows::block_key(first.at), blocks::encode(changes));
-            firsts.push(first.at);
-        }
     }
 
     fn row_delta(&self, round: &Round) -> Result<i64, Error> {
@@ -270,20 +278,6 @@ impl SledStore {
         Ok(())
     }
 
-    /// Puts a run of kept changes back into blocks of full size.
-    fn repack(run: &mut Vec<StoredChange>, ops: &mut Ops, added: &mut Vec<FullRevision>) {
-        let (mut start, mut bytes) = (0, 0);
-        for (place, change) in run.iter().enumerate() {
-            if bytes >= BLOCK_BYTES {
-                Self::put_block(&run[start..place], ops, added);
-                (start, bytes) = (place, 0);
-            }
-            bytes += blocks::encoded_len(change);
-        }
-        Self::put_block(&run[start..], ops, added);
-        run.clear();
-    }
-
     /// First revisions of the blocks that may hold changes in a span.
     fn blocks_between(&self, from: FullRevision, end: FullRevision) -> Vec<FullRevision> {
         let index = self.index.read();
@@ -295,52 +289,6 @@ impl SledStore {
     fn block_at_or_after(&self, at: FullRevision) -> Option<FullRevision> {
         let index = self.index.read();
         index.range(..=at).next_back().or_else(|| index.range(at..).next()).copied()
-    }
-}
-
-/// One slice of a compaction: blocks that lose something, or are small, are packed anew with their neighbours.
-#[derive(Default)]
-struct Pass {
-    ops: Ops,
-    added: Vec<FullRevision>,
-    removed: Vec<FullRevision>,
-    /// Kept changes of the blocks removed since the last that stays.
-    run: Vec<StoredChange>,
-    looked_at: usize,
-    dropped_bytes: u64,
-}
-
-impl Pass {
-    fn block(
-        &mut self,
-        first: FullRevision,
-        block: &Block,
-        changes: Vec<StoredChange>,
-        keep: &mut dyn FnMut(&StoredChange) -> bool,
-    ) {
-        self.looked_at += changes.len();
-        let before = changes.len();
-        let mut kept = Vec::with_capacity(before);
-        for change in changes {
-            if keep(&change) {
-                kept.push(change);
-                continue;
-            }
-            self.dropped_bytes += change_size(&change);
-            for (number, _) in blocks::chunks(&change) {
-                self.ops.remove(rows::chunk_key(change.at, number));
-            }
-        }
-        if kept.len() == before && block.len_bytes() >= SMALL_BLOCK_BYTES {
-            return self.close_run();
-        }
-        self.ops.remove(rows::block_key(first));
-        self.removed.push(first);
-        self.run.extend(kept);
-    }
-
-    fn close_run(&mut self) {
-        SledStore::repack(&mut self.run, &mut self.ops, &mut self.added);
     }
 }
 

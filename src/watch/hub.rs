@@ -3,7 +3,7 @@
 mod catch_up;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::index::Index;
@@ -19,6 +19,33 @@ use crate::mvcc::{self, Change, Reader};
 pub struct HubOptions {
     /// How often a watcher that asked for it hears of progress when nothing else happens.
     pub progress_interval: Duration,
+    pub limits: HubLimits,
+}
+
+/// How much waits for whom, and how much is read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct HubLimits {
+    /// Batches that wait for the hub; when there are more it reads what it missed from the store.
+    pub queued_batches: usize,
+    /// Sends to a stream that wait for its client; each may hold answers for many watchers.
+    pub queued_sends: usize,
+    /// Watchers that read together.
+    pub watchers_per_slice: usize,
+    /// Changes, and bytes of them, in one slice: live events wait no longer than reading these takes.
+    pub changes_per_slice: usize,
+    pub bytes_per_slice: usize,
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        Self {
+            queued_batches: 1024,
+            queued_sends: 128,
+            watchers_per_slice: 512,
+            changes_per_slice: 2000,
+            bytes_per_slice: 2 << 20,
+        }
+    }
 }
 
 /// See the module.
@@ -112,10 +139,16 @@ impl Hub {
     /// Carries out a stream's request.
     pub fn request(&mut self, request: Request) {
         let Request { stream, command, place, _room } = request;
+        if self.watchers.len() == self.free.len() {
+            // While nobody watched, changes may have gone by.
+            self.missed_changes();
+        }
         match command {
             Command::Open { sender, queued_bytes } => {
                 self.streams.insert(stream, Stream::new(sender, queued_bytes));
                 self.stats.streams.fetch_add(1, Ordering::Relaxed);
+                // Counted before its watchers ask for the revision: see `HubInput::publish`.
+                fence(Ordering::SeqCst);
             }
             Command::Create(create) => {
                 let answer = self.create(stream, &create);
@@ -148,17 +181,21 @@ impl Hub {
         // Up to a tenth later, so that many servers do not speak at once.
         let jitter = rand::random_range(0.0..0.1);
         self.next_progress = now + self.options.progress_interval.mul_f64(1.0 + jitter);
+        let mut told: BTreeMap<StreamId, Vec<Queued>> = BTreeMap::new();
         for id in self.wants_progress.clone() {
             let revision = self.revision;
             let watcher = self.watcher_mut(id);
             let quiet = !std::mem::take(&mut watcher.fed);
             let (stream, answer) = (watcher.stream, Answer::Progress { id: watcher.id, revision });
-            if quiet
-                && self.is_up_to_date(id)
-                && let Some(stream) = self.streams.get_mut(&stream)
-            {
+            if quiet && self.is_up_to_date(id) {
+                told.entry(stream).or_default().push(Queued { answer, _place: None });
+            }
+        }
+        // One send per stream: a queue has room for fewer sends than a stream may have watchers.
+        for (stream, answers) in told {
+            if let Some(stream) = self.streams.get_mut(&stream) {
                 // Without room it has something to read anyway.
-                drop(stream.try_send(vec![Queued { answer, _place: None }]));
+                drop(stream.try_send(answers));
             }
         }
     }
@@ -166,12 +203,12 @@ impl Hub {
     fn create(&mut self, stream: StreamId, create: &WatchCreate) -> Answer {
         let revision = self.reader.revision();
         let refuse = |reason| Answer::Refused { reason, revision };
-        let Some(range) = create.range() else {
-            return refuse(Refusal::EmptyRange);
-        };
         if create.start_revision < 0 {
             return refuse(Refusal::NegativeStart);
         }
+        let Some(range) = create.range() else {
+            return refuse(Refusal::EmptyRange);
+        };
         let Some(owner) = self.streams.get_mut(&stream) else {
             return refuse(Refusal::EmptyRange);
         };

@@ -24,7 +24,7 @@ impl<'a> Prepared<'a> {
             return Ok(self.plain.get_or_insert_with(|| encode(change, None)).clone());
         }
         if self.with_previous.is_none() {
-            let previous = snapshot.previous(&change.key, change.at)?;
+            let previous = snapshot.previous(&change.key, change.at.main)?;
             self.with_previous = Some(encode(change, previous));
         }
         Ok(self.with_previous.clone().unwrap_or_default())

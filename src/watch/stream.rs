@@ -6,25 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use crossbeam_channel::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::thread::{Command, Request};
+use super::thread::{Command, Event, Request};
 use super::watcher::StreamId;
 use super::{HubStats, Queued, Stats, WatchCreate};
+use crate::inbox::Sender;
 
-/// Sends to a stream that wait for its client; each may hold answers for many watchers.
-const MAX_QUEUED_SENDS: usize = 128;
 /// Requests of one stream whose answers its client has not taken yet.
 const MAX_OPEN_REQUESTS: usize = 64;
 
 /// The hub as the watch service holds it. Cheap to clone.
 #[derive(Clone)]
 pub struct WatchHub {
-    pub(super) requests: Sender<Request>,
-    /// One for each place in `requests`: who has one can send without waiting.
+    pub(super) events: Sender<Event>,
+    /// One for each request that may wait for the hub.
     pub(super) places: Arc<Semaphore>,
     pub(super) next_stream: Arc<AtomicU64>,
+    pub(super) queued_sends: usize,
     pub(super) stats: Stats,
 }
 
@@ -38,7 +37,7 @@ impl WatchHub {
     /// When the server is stopping.
     pub async fn open(&self) -> Result<(StreamRequests, StreamResponses), HubStopped> {
         let id = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
-        let (sender, receiver) = mpsc::channel(MAX_QUEUED_SENDS);
+        let (sender, receiver) = mpsc::channel(self.queued_sends);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(Semaphore::new(MAX_OPEN_REQUESTS));
         let requests = StreamRequests { hub: self.clone(), stream: id, open };
@@ -60,7 +59,8 @@ impl WatchHub {
         let Ok(room) = self.places.clone().acquire_owned().await else {
             return Err(HubStopped);
         };
-        self.requests.try_send(Request { stream, command, place, _room: Some(room) }).map_err(|refused| {
+        let request = Request { stream, command, place, _room: Some(room) };
+        self.events.try_send(Event::Request(request)).map_err(|refused| {
             tracing::debug!(%refused, "the hub takes no requests any more");
             HubStopped
         })
@@ -106,7 +106,7 @@ impl Drop for StreamRequests {
     /// A close that finds no room is not needed: the hub sees a stream whose client is gone.
     fn drop(&mut self) {
         let close = Request { stream: self.stream, command: Command::Close, place: None, _room: None };
-        if let Err(refused) = self.hub.requests.try_send(close) {
+        if let Err(refused) = self.hub.events.try_send(Event::Request(close)) {
             tracing::debug!(%refused, "a watch stream ends unannounced");
         }
     }

@@ -1,20 +1,19 @@
-//! The thread round the hub and the two channels into it.
+//! The thread round the hub and the inbox into it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::hub::Hub;
 use super::watcher::StreamId;
 use super::{HubOptions, HubStats, Queued, WatchCreate, WatchHub};
 use crate::ids::Revision;
+use crate::inbox::{Receiver, Sender, Taken, bounded};
 use crate::mvcc::{self, Change, Reader};
 
-/// Batches that wait for the hub; when there are more it reads what it missed from the store.
-const MAX_QUEUED_BATCHES: usize = 1024;
 /// Requests of all streams that wait for the hub.
 const MAX_QUEUED_REQUESTS: usize = 4096;
 /// How often streams without room are looked at again.
@@ -39,6 +38,14 @@ pub struct Request {
     pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
+/// What the hub can be told.
+pub(super) enum Event {
+    Batch(WatchBatch),
+    Request(Request),
+    /// Apply has ended: nothing more comes.
+    End,
+}
+
 pub(super) enum Command {
     Open { sender: mpsc::Sender<Vec<Queued>>, queued_bytes: Arc<AtomicUsize> },
     Create(WatchCreate),
@@ -49,48 +56,72 @@ pub(super) enum Command {
 
 /// Apply's end: never waits.
 pub struct HubInput {
-    batches: Sender<WatchBatch>,
+    events: Sender<Event>,
     lagged: Arc<AtomicBool>,
+    stats: Arc<HubStats>,
+    queued_batches: usize,
     last: Revision,
 }
 
 impl HubInput {
     /// Hands on changes that are visible already. When the hub is far behind they are dropped here, and it reads
-    /// them from the store.
+    /// them from the store; when nobody watches it is not woken.
     pub fn publish(&mut self, revision: Revision, changes: Vec<Change>) {
-        let batch = WatchBatch { after: self.last, revision, changes };
-        self.last = revision;
-        if self.batches.try_send(batch).is_err() {
+        let after = std::mem::replace(&mut self.last, revision);
+        // The hub counts a stream before it asks for the revision that the stream's watchers begin after. Either
+        // we see the stream, or it sees what we have made visible.
+        fence(Ordering::SeqCst);
+        if self.stats.streams.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let batch = Event::Batch(WatchBatch { after, revision, changes });
+        if self.events.try_send_below(self.queued_batches, batch).is_err() {
             self.lagged.store(true, Ordering::Release);
         }
+    }
+}
+
+impl Drop for HubInput {
+    fn drop(&mut self) {
+        self.events.send_end(Event::End);
     }
 }
 
 /// See the module.
 pub struct HubThread {
     hub: Hub,
-    batches: Receiver<WatchBatch>,
-    requests: Receiver<Request>,
+    events: Receiver<Event>,
+    /// Taken out of the inbox, not handled yet.
+    taken: VecDeque<Event>,
+    has_ended: bool,
     lagged: Arc<AtomicBool>,
     stats: Arc<HubStats>,
 }
 
 /// A hub at the reader's revision with its two ends.
 pub fn connect(reader: Reader, options: HubOptions) -> (HubThread, HubInput, WatchHub) {
-    let (batch_sender, batches) = bounded(MAX_QUEUED_BATCHES);
-    // Twice: closing a stream needs no permit.
-    let (request_sender, requests) = bounded(2 * MAX_QUEUED_REQUESTS);
+    let queued_batches = options.limits.queued_batches;
+    // Requests count twice: closing a stream needs no permit.
+    let (sender, events) = bounded(queued_batches + 2 * MAX_QUEUED_REQUESTS);
     let lagged = Arc::new(AtomicBool::new(false));
     let stats = Arc::new(HubStats::default());
-    let input = HubInput { batches: batch_sender, lagged: lagged.clone(), last: reader.revision() };
+    let input = HubInput {
+        events: sender.clone(),
+        lagged: lagged.clone(),
+        stats: stats.clone(),
+        queued_batches,
+        last: reader.revision(),
+    };
     let handle = WatchHub {
-        requests: request_sender,
+        events: sender,
         places: Arc::new(Semaphore::new(MAX_QUEUED_REQUESTS)),
         next_stream: Arc::new(AtomicU64::new(1)),
+        queued_sends: options.limits.queued_sends,
         stats: stats.clone(),
     };
     let hub = Hub::new(reader, options, stats.clone(), Instant::now());
-    (HubThread { hub, batches, requests, lagged, stats }, input, handle)
+    let thread = HubThread { hub, events, taken: VecDeque::new(), has_ended: false, lagged, stats };
+    (thread, input, handle)
 }
 
 impl HubThread {
@@ -98,7 +129,7 @@ impl HubThread {
     ///
     /// # Errors
     /// A fault of the disk.
-    pub fn run(mut self) -> Result<(), mvcc::Error> {
+    pub fn run(&mut self) -> Result<(), mvcc::Error> {
         loop {
             let wait = if self.hub.can_catch_up() {
                 Duration::ZERO
@@ -107,34 +138,36 @@ impl HubThread {
             } else {
                 IDLE
             };
-            select! {
-                recv(self.batches) -> batch => match batch {
-                    Ok(batch) => self.hub.batch(&batch)?,
-                    Err(_closed) => return Ok(()),
-                },
-                recv(self.requests) -> request => match request {
-                    Ok(request) => {
-                        self.drain_batches()?;
-                        self.hub.request(request);
-                    }
-                    Err(_closed) => return Ok(()),
-                },
-                default(wait) => {}
+            if self.events.take(&mut self.taken, Some(Instant::now() + wait)) == Taken::Closed {
+                return Ok(());
             }
-            self.stats.waiting_batches.store(self.batches.len() as u64, Ordering::Relaxed);
-            self.drain_batches()?;
-            if self.lagged.swap(false, Ordering::AcqRel) {
-                self.hub.missed_changes();
+            self.turn(Instant::now())?;
+            if self.has_ended {
+                return Ok(());
             }
-            self.hub.tick(Instant::now());
-            self.hub.catch_up()?;
         }
     }
 
-    fn drain_batches(&mut self) -> Result<(), mvcc::Error> {
-        for batch in self.batches.try_iter() {
-            self.hub.batch(&batch)?;
+    /// What is done between two waits: everything that has come, in order, what time brings, and a slice for the
+    /// watchers that are behind. Never waits, so that a simulation can drive it.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn turn(&mut self, now: Instant) -> Result<(), mvcc::Error> {
+        self.events.take_now(&mut self.taken);
+        self.stats.waiting_batches.store(self.taken.len() as u64, Ordering::Relaxed);
+        for event in self.taken.drain(..) {
+            match event {
+                Event::Batch(batch) => self.hub.batch(&batch)?,
+                Event::Request(request) => self.hub.request(request),
+                Event::End => self.has_ended = true,
+            }
         }
-        Ok(())
+        self.stats.waiting_batches.store(0, Ordering::Relaxed);
+        if self.lagged.swap(false, Ordering::AcqRel) {
+            self.hub.missed_changes();
+        }
+        self.hub.tick(now);
+        self.hub.catch_up()
     }
 }

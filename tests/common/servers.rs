@@ -1,71 +1,117 @@
 //! Starts a one-member server on free loopback ports with its data in a temporary folder, and ends it, by its
 //! process id, when dropped. Works for every program that takes etcd's flags.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use decklog::wire::etcdserverpb::StatusRequest;
 use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
+use rand::Rng;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const LAST_LINES: usize = 40;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Below the ports that systems give to outgoing connections: nobody takes them between the look and the start.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// What is started, and where. Outlives the process: the same member can be launched again.
+pub struct Launch {
+    pub program: PathBuf,
+    /// Behind the usual ones.
+    pub more_flags: Vec<String>,
+    pub variables: Vec<(OsString, OsString)>,
+    /// Holds the data and the log; the process works in it.
+    pub folder: TempDir,
+    pub client_port: u16,
+    pub peer_port: u16,
+}
+
+/// A process that ends when this is dropped.
+pub struct Process(pub Child);
 
 /// A running server. Its data and its log live as long as it.
 pub struct Server {
-    child: Child,
-    folder: TempDir,
+    pub process: Process,
+    pub launch: Launch,
     /// Connected to the server's client port.
     pub channel: Channel,
+}
+
+impl Launch {
+    pub fn new(program: &Path, more_flags: &[&str]) -> Self {
+        Self {
+            program: program.to_owned(),
+            more_flags: more_flags.iter().map(ToString::to_string).collect(),
+            variables: Vec::new(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            client_port: free_port(),
+            peer_port: free_port(),
+        }
+    }
+
+    pub fn client_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    /// What the server wrote to stdout and stderr so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_else(|error| format!("no log: {error}"))
+    }
+
+    fn spawn(&self) -> Process {
+        let client_url = self.client_url();
+        let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
+        let log = File::create(self.folder.path().join("log")).expect("a log file");
+        let child = Command::new(&self.program)
+            .arg("--name=one")
+            .arg(format!("--data-dir={}", self.folder.path().join("data").display()))
+            .arg(format!("--listen-client-urls={client_url}"))
+            .arg(format!("--advertise-client-urls={client_url}"))
+            .arg(format!("--listen-peer-urls={peer_url}"))
+            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
+            .arg(format!("--initial-cluster=one={peer_url}"))
+            .args(&self.more_flags)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle of the log file"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.program.display()));
+        Process(child)
+    }
 }
 
 impl Server {
     /// Starts `program` with `more_flags` behind the usual ones and waits until it has a leader.
     /// Panics with the server's log when it does not serve within 30 s.
     pub async fn start(program: &Path, more_flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let [client_port, peer_port] = free_ports();
-        let client_url = format!("http://127.0.0.1:{client_port}");
-        let peer_url = format!("http://127.0.0.1:{peer_port}");
-        let log = File::create(folder.path().join("log")).expect("a log file");
-        let child = Command::new(program)
-            .arg("--name=one")
-            .arg(format!("--data-dir={}", folder.path().join("data").display()))
-            .arg(format!("--listen-client-urls={client_url}"))
-            .arg(format!("--advertise-client-urls={client_url}"))
-            .arg(format!("--listen-peer-urls={peer_url}"))
-            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-            .arg(format!("--initial-cluster=one={peer_url}"))
-            .args(more_flags)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle of the log file"))
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        let channel = Endpoint::from_shared(client_url).expect("a valid address").connect_lazy();
-        let mut server = Self { child, folder, channel };
+        Self::launch(Launch::new(program, more_flags)).await
+    }
+
+    /// Starts what is described and waits until it has a leader; panics with its log when it does not.
+    pub async fn launch(launch: Launch) -> Self {
+        let process = launch.spawn();
+        let channel = Endpoint::from_shared(launch.client_url()).expect("a valid address").connect_lazy();
+        let mut server = Self { process, launch, channel };
         if tokio::time::timeout(START_DEADLINE, server.serves()).await.is_err() {
-            panic!("{} does not serve; its log:\n{}", program.display(), server.log());
+            panic!("{} does not serve; its log:\n{}", server.launch.program.display(), server.launch.log());
         }
         server
     }
 
     /// When the server has ended: how, and the end of its log.
     pub fn end(&mut self) -> Option<String> {
-        let status = self.child.try_wait().expect("a child of this process")?;
-        let log = self.log();
+        let status = self.process.0.try_wait().expect("a child of this process")?;
+        let log = self.launch.log();
         let tail: Vec<&str> = log.lines().rev().take(LAST_LINES).collect();
         Some(format!("{status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")))
-    }
-
-    /// What the server wrote to stdout and stderr so far.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_else(|error| format!("no log: {error}"))
     }
 
     async fn serves(&mut self) {
@@ -84,16 +130,23 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("cannot end server {}: {error}", self.child.id());
+        // Fails when it has ended already.
+        if self.0.kill().is_ok()
+            && let Err(error) = self.0.wait()
+        {
+            eprintln!("cannot end process {}: {error}", self.0.id());
         }
     }
 }
 
-/// Two ports that nobody listens on: both are bound at the same time, so that they differ.
-fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free loopback port"));
-    listeners.map(|listener| listener.local_addr().expect("a bound address").port())
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::rng().random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -38,6 +38,26 @@ pub enum Ask {
     Unknown(&'static str),
 }
 
+impl Ask {
+    /// The RPC, when Decklog does not have it yet: then it says so, and the row is what it will have to say.
+    fn later_work(&self) -> Option<&'static str> {
+        match self {
+            Self::Step(_) | Self::Unknown(_) => None,
+            Self::Downgrade(_) => Some("Maintenance.Downgrade"),
+            Self::MoveLeader(_) => Some("Maintenance.MoveLeader"),
+            Self::MemberAdd(_) => Some("Cluster.MemberAdd"),
+            Self::MemberPromote(_) => Some("Cluster.MemberPromote"),
+            Self::MemberRemove(_) => Some("Cluster.MemberRemove"),
+            Self::MemberUpdate(_) => Some("Cluster.MemberUpdate"),
+        }
+    }
+}
+
+fn not_implemented(rpc: &str) -> Answer {
+    let text = format!("decklog: {rpc} is not implemented in this version");
+    Answer::Failed { code: Code::Unimplemented, text }
+}
+
 /// What etcd 3.5 does with a row's request when 3.7, and so Decklog, refuses it.
 pub enum Etcd35 {
     /// Refuses it with the same code and text.
@@ -77,7 +97,10 @@ pub async fn wrong_answers(pair: &mut Pair) -> Vec<String> {
                 continue;
             }
             let answer = ask(side, &row.ask).await;
-            let expected = Answer::Failed { code: row.code, text: row.text.to_owned() };
+            let expected = match row.ask.later_work() {
+                Some(rpc) if name == "decklog" && !itself => not_implemented(rpc),
+                _ => Answer::Failed { code: row.code, text: row.text.to_owned() },
+            };
             if answer != expected {
                 wrong.push(format!("{name}: {}\n  expected {expected:?}\n  answered {answer:?}", row.what));
             }

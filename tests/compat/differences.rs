@@ -12,11 +12,16 @@ use crate::programs::Step;
 /// `SortTarget.VALUE`: only this order needs the stored pairs.
 const SORT_BY_VALUE: i32 = 4;
 
-/// 3.5's answer to `step` as 3.7 gives it.
+/// 3.5's answer to `step`, whose numbers are those that were sent, as 3.7 gives it.
 pub fn applied(step: &Step, mut answer: Answer) -> Answer {
     match (step, &mut answer) {
         (Step::Range(request), Answer::Range(answer)) => keys_only_without_lease(request, answer),
         (Step::Txn(request), Answer::Txn(answer)) => in_txn(request, answer),
+        (Step::HashKv(request), Answer::HashKv(answer)) => {
+            // 3.5 does not know the field: it says which revision was hashed.
+            let current = answer.header.unwrap_or_default().revision;
+            answer.hash_revision = if request.revision == 0 { current } else { request.revision };
+        }
         _ => {}
     }
     answer

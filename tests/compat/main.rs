@@ -68,13 +68,14 @@ async fn random_programs_have_the_same_answers() {
     println!("DECKLOG_COMPAT_SEED={seed}");
     let Some(programs) = Programs::find("random_programs_have_the_same_answers") else { return };
     let mut pair = programs.start().await;
+    pair.prepare().await.expect("both servers can be prepared");
     for index in 0..setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS) {
         let program = programs::program(seed, index, STEPS);
         if let Err(difference) = pair.run(&program).await {
             panic!(
                 "seed {seed}, program {index}: {difference}\n  step: {:?}{}",
                 program.get(difference.step),
-                pair.ends()
+                pair.ends().await
             );
         }
     }
@@ -88,7 +89,7 @@ async fn bad_requests_are_refused_alike() {
     let Some(programs) = Programs::find("bad_requests_are_refused_alike") else { return };
     let mut pair = programs.start().await;
     let wrong = bad_requests::wrong_answers(&mut pair).await;
-    assert!(wrong.is_empty(), "{} wrong:\n{}{}", wrong.len(), wrong.join("\n"), pair.ends());
+    assert!(wrong.is_empty(), "{} wrong:\n{}{}", wrong.len(), wrong.join("\n"), pair.ends().await);
 }
 
 fn setting<T: FromStr>(name: &str) -> Option<T> {

@@ -72,7 +72,7 @@ impl Chooser {
             0..25 => Step::Put(self.put()),
             25..43 => Step::Range(self.range()),
             43..50 => Step::DeleteRange(self.delete_range()),
-            50..70 => Step::Txn(self.txn(3)),
+            50..70 => Step::Txn(txn::harmless(self.txn(3))),
             70..73 => Step::Compact(self.compaction()),
             73..75 => Step::HashKv(HashKvRequest { revision: self.revision() }),
             75..88 => self.lease_step(),

@@ -53,7 +53,11 @@ impl Meaning {
             Answer::DeleteRange(answer) => self.neutral_pairs(&mut answer.prev_kvs),
             Answer::Txn(answer) => self.neutral_txn(answer),
             Answer::LeaseGrant(answer) => self.neutral_lease(&mut answer.id),
-            Answer::LeaseTimeToLive(answer) => self.neutral_lease(&mut answer.id),
+            Answer::LeaseTimeToLive(answer) => {
+                self.neutral_lease(&mut answer.id);
+                // etcd names them in the order of a hash map, another one each time.
+                answer.keys.sort();
+            }
             Answer::LeaseKeepAlive(answer) => self.neutral_lease(&mut answer.id),
             Answer::LeaseLeases(answer) => {
                 answer.leases.iter_mut().for_each(|lease| self.neutral_lease(&mut lease.id));

@@ -1,5 +1,7 @@
 //! One of the two servers under comparison: asks it and keeps what its answers mean.
 
+use std::collections::BTreeSet;
+
 use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::lease_client::LeaseClient;
@@ -28,6 +30,8 @@ pub struct Side {
     /// The store's revision, and the greatest compacted one, as far as answers told.
     revision: i64,
     compacted: i64,
+    /// Every revision that was compacted at.
+    compactions: BTreeSet<i64>,
     watching: Option<Watching>,
 }
 
@@ -42,6 +46,7 @@ impl Side {
             meaning: Meaning::default(),
             revision: 0,
             compacted: 0,
+            compactions: BTreeSet::new(),
             watching: None,
             server,
         }
@@ -61,6 +66,7 @@ impl Side {
                 let answer = Answer::of(self.kv.compact(request).await, Answer::Compact);
                 if matches!(answer, Answer::Compact(_)) {
                     self.compacted = revision;
+                    self.compactions.insert(revision);
                 }
                 answer
             }
@@ -114,6 +120,18 @@ impl Side {
         Ok(watching.watched(&self.meaning))
     }
 
+    /// Whether `step` asks for the hash at a revision that was compacted at: etcd has kept the one that it took when
+    /// it compacted, of what was there before, and answers with that from some moment on.
+    pub fn asks_for_a_kept_hash(&self, step: &Step) -> bool {
+        matches!(step, Step::HashKv(request) if self.compactions.contains(&request.revision))
+    }
+
+    /// Compacts an empty store at its first revision. etcd takes a compaction at 0 before any other, and from then
+    /// on the hash that it keeps for it is its answer for the current revision.
+    pub async fn compact_first(&mut self) -> Result<(), Status> {
+        self.kv.compact(CompactionRequest { revision: 1, physical: true }).await.map(drop)
+    }
+
     /// Starts a program: its numbers count from here.
     pub async fn begin(&mut self) -> Result<(), Status> {
         let request = RangeRequest { key: "x".into(), ..Default::default() };
@@ -134,6 +152,7 @@ impl Side {
             Err(status) if status.code() == Code::OutOfRange => {} // the program did it at this revision
             other => drop(other?),
         }
+        self.compactions.insert(revision);
         let leases = self.lease.lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
         for lease in leases {
             self.lease.lease_revoke(LeaseRevokeRequest { id: lease.id }).await?;

@@ -47,7 +47,7 @@ struct Stream {
 /// etcd sends the stream's headers with its first response only, so that opening waits for a request.
 enum Responses {
     Opening(JoinHandle<Result<Response<Streaming<WatchResponse>>, Status>>),
-    Open(Streaming<WatchResponse>),
+    Open(Box<Streaming<WatchResponse>>),
 }
 
 impl Watching {
@@ -181,7 +181,7 @@ impl Stream {
         let response = match &mut self.responses {
             Responses::Opening(opening) => {
                 let opened = opening.await.expect("a task that does not panic")?;
-                self.responses = Responses::Open(opened.into_inner());
+                self.responses = Responses::Open(Box::new(opened.into_inner()));
                 return Ok(());
             }
             Responses::Open(responses) => responses.message().await?,

@@ -7,9 +7,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 
-use crate::history::History;
+use crate::history::{HUGE_EVERY, History, LARGE_EVERY};
+use crate::journal::Clock;
 use crate::keeper::Keeper;
 use crate::process::Process;
+use crate::recording::Load;
 use crate::writer::{Writer, live_leases};
 
 const CHECK_DEADLINE: Duration = Duration::from_secs(30);
@@ -35,14 +37,31 @@ pub struct Life {
 
 impl Crowd {
     pub fn new(writers: usize, seed: u64) -> Self {
+        Self::with_clock(writers, seed, &Clock::default())
+    }
+
+    /// Everybody notes when requests were sent and answered.
+    pub fn with_clock(writers: usize, seed: u64, clock: &Clock) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut fork = || StdRng::seed_from_u64(random.random());
+        let mut writer = |number| Writer::new(format!("w{number}"), fork(), clock.clone());
         Self {
-            writers: (0..writers).map(|number| Writer::new(format!("w{number}"), fork())).collect(),
-            keeper: Keeper::new(fork()),
+            writers: (0..writers).map(&mut writer).collect(),
+            keeper: Keeper::new(fork(), clock.clone()),
             history: History::new(),
             random: fork(),
         }
+    }
+
+    /// What everybody does from now on.
+    pub fn set_load(&mut self, load: Load) {
+        let step = match load {
+            Load::Mixed => 1,
+            Load::Heavy => HUGE_EVERY,
+            Load::Churn => LARGE_EVERY,
+        };
+        self.writers.iter_mut().for_each(|writer| writer.number_step = step);
+        self.keeper.defragments = load != Load::Churn;
     }
 
     /// Everybody begins. Panics (when the life ends) if a request fails before `Life::end`.

@@ -14,8 +14,11 @@ use tonic::transport::Channel;
 use crate::process::Process;
 
 /// Every so many values one is large, so that the log's segments fill.
-const LARGE_EVERY: u64 = 16;
+pub const LARGE_EVERY: u64 = 16;
 const LARGE_BYTES: usize = 64 << 10;
+/// Every so many, one is huge, and mostly zeros: then copies of the files are mostly holes.
+pub const HUGE_EVERY: u64 = 512;
+const HUGE_BYTES: usize = 384 << 10;
 /// A range of everything.
 const ALL: &[u8] = &[0];
 
@@ -45,8 +48,13 @@ pub struct History {
 /// The value that stands for a number: the number alone, or a large one.
 pub fn value_of(number: u64) -> Vec<u8> {
     let mut value = format!("{number}:").into_bytes();
-    if number % LARGE_EVERY == 0 {
-        value.resize(LARGE_BYTES, b'0' + (number / LARGE_EVERY % 10) as u8);
+    let digit = b'0' + (number / LARGE_EVERY % 10) as u8;
+    if number.is_multiple_of(HUGE_EVERY) {
+        value.resize(HUGE_BYTES, 0);
+        value[HUGE_BYTES / 2..][..LARGE_BYTES / 8].fill(digit);
+        value[HUGE_BYTES - 1] = digit;
+    } else if number.is_multiple_of(LARGE_EVERY) {
+        value.resize(LARGE_BYTES, digit);
     }
     value
 }

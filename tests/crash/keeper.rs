@@ -8,11 +8,13 @@ use decklog::wire::etcdserverpb::{
 };
 use rand::Rng;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::history::History;
+use crate::journal::{Clock, Note};
 use crate::process::Process;
 
 /// Between two of its requests: the others shall get their turn.
@@ -27,15 +29,30 @@ pub struct Keeper {
     compacted: i64,
     compacting: i64,
     hash: Option<HashKvResponse>,
+    clock: Clock,
+    /// Whether it does so, or compacts more often instead.
+    pub defragments: bool,
+    compacting_since: u64,
+    /// The compactions done, and when there were defragmentations.
+    pub journal: Vec<Note<i64>>,
+    pub defragmentation_times: Vec<std::ops::Range<u64>>,
+    /// Every checksum told, by the revision and what it was compacted to.
+    pub hashes: BTreeMap<(i64, i64), u32>,
     pub compactions: u64,
     pub defragmentations: u64,
     pub hashes_compared: u64,
 }
 
 impl Keeper {
-    pub fn new(random: StdRng) -> Self {
+    pub fn new(random: StdRng, clock: Clock) -> Self {
         Self {
             random,
+            clock,
+            defragments: true,
+            compacting_since: 0,
+            journal: Vec::new(),
+            defragmentation_times: Vec::new(),
+            hashes: BTreeMap::new(),
             compacted: 0,
             compacting: 0,
             hash: None,
@@ -54,7 +71,8 @@ impl Keeper {
             turns.tick().await;
             let done = match self.random.random_range(0..8) {
                 0 => self.compact(&mut kv, history).await,
-                1 => maintenance.defragment(DefragmentRequest {}).await.map(|_| self.defragmentations += 1),
+                1 if self.defragments => self.defragment(&mut maintenance).await,
+                1 => self.compact(&mut kv, history).await,
                 _ => self.take_hash(&mut maintenance).await,
             };
             if let Err(status) = done {
@@ -70,29 +88,51 @@ impl Keeper {
             return Ok(());
         }
         let revision = self.random.random_range(from..=through);
-        self.compacting = revision;
+        (self.compacting, self.compacting_since) = (revision, self.clock.now());
         let physical = self.random.random();
         kv.compact(CompactionRequest { revision, physical }).await?;
         self.compacted = revision;
         self.compactions += 1;
+        let (sent, answered) = (self.compacting_since, Some(self.clock.now()));
+        self.journal.push(Note { sent, answered, effect: revision });
+        Ok(())
+    }
+
+    async fn defragment(&mut self, maintenance: &mut MaintenanceClient<Channel>) -> Result<(), Status> {
+        let since = self.clock.now();
+        let done = maintenance.defragment(DefragmentRequest {}).await;
+        self.defragmentation_times.push(since..self.clock.now());
+        done?;
+        self.defragmentations += 1;
         Ok(())
     }
 
     async fn take_hash(&mut self, maintenance: &mut MaintenanceClient<Channel>) -> Result<(), Status> {
         let hash = maintenance.hash_kv(HashKvRequest { revision: 0 }).await?.into_inner();
+        self.remember(&hash);
         self.hash = Some(hash);
         Ok(())
+    }
+
+    fn remember(&mut self, hash: &HashKvResponse) {
+        let before = self.hashes.insert((hash.hash_revision, hash.compact_revision), hash.hash);
+        assert!(before.is_none_or(|before| before == hash.hash), "{hash:?}: it was {before:?}");
     }
 
     /// After a crash: the acknowledged compaction holds, and the checksum of before is the one of now.
     pub async fn check(&mut self, process: &Process) {
         let now = process.maintenance().hash_kv(HashKvRequest { revision: 0 }).await;
-        let compacted = now.expect("a checksum of everything").into_inner().compact_revision.max(0);
+        let now = now.expect("a checksum of everything").into_inner();
+        self.remember(&now);
+        let compacted = now.compact_revision.max(0);
         let allowed = [self.compacted, self.compacting];
         assert!(
             allowed.contains(&compacted),
             "compacted at {compacted}, acknowledged and asked for: {allowed:?}"
         );
+        if compacted > self.compacted {
+            self.journal.push(Note { sent: self.compacting_since, answered: None, effect: compacted });
+        }
         (self.compacted, self.compacting) = (compacted, compacted);
         if compacted > 1 {
             let request =

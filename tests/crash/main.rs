@@ -3,10 +3,17 @@
 
 mod crowd;
 mod damage;
+mod disk_model;
 mod faults;
 mod history;
+mod journal;
+mod judge;
 mod keeper;
+mod libraries;
+mod power;
 mod process;
+mod recording;
+mod trace;
 mod writer;
 
 use std::env;

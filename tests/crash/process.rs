@@ -115,6 +115,13 @@ impl Process {
         self.child.wait().expect("a child of this process");
     }
 
+    /// Asks it to end in order, and waits until it has.
+    pub async fn stop(&mut self) -> Ended {
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(asked.expect("there is a kill command").success(), "a child of this process");
+        self.wait_for_end().await
+    }
+
     /// Waits until it ends by itself; panics when it does not within 30 s.
     pub async fn wait_for_end(&mut self) -> Ended {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
@@ -130,10 +137,6 @@ impl Process {
             Ok(status) => Ended { status, log: self.log().clone() },
             Err(_) => panic!("the server goes on; its log:\n{}", self.log()),
         }
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child of this process").is_none()
     }
 
     /// What it wrote to stderr so far.

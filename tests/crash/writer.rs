@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::history::{Change, History, value_of};
+use crate::journal::{Clock, Note};
 use crate::process::Process;
 
 const KEYS: u32 = 4;
@@ -29,11 +30,16 @@ pub struct Writer {
     name: String,
     random: StdRng,
     next_number: u64,
+    /// The numbers that it uses are multiples of it: so are the sizes of its values.
+    pub number_step: u64,
     /// Leases it holds; `true` with its key attached.
     leases: BTreeMap<i64, bool>,
     /// Acknowledged since the last check, with the revision when the answer names it.
-    done: Vec<(Vec<Change>, Option<i64>)>,
+    done: Vec<Done>,
     in_doubt: Option<Attempt>,
+    clock: Clock,
+    /// Everything that it has done.
+    pub journal: Vec<Note<Effect>>,
     /// The highest revision in any answer's header.
     pub highest_revision: i64,
     /// The history is checked through here.
@@ -47,10 +53,26 @@ pub struct Writer {
 struct Attempt {
     changes: Vec<Change>,
     lease: Option<LeaseChange>,
+    sent: u64,
 }
 
+/// What a request did: to keys at a revision (known when the history is), to a lease, or both.
 #[derive(Clone, Copy, Debug)]
-enum LeaseChange {
+pub struct Effect {
+    pub revision: Option<i64>,
+    pub lease: Option<LeaseChange>,
+}
+
+struct Done {
+    changes: Vec<Change>,
+    revision: Option<i64>,
+    /// Its place in the journal.
+    note: usize,
+}
+
+/// What a request does to a lease.
+#[derive(Clone, Copy, Debug)]
+pub enum LeaseChange {
     Grant(i64),
     Attach(i64),
     Revoke(i64),
@@ -71,11 +93,14 @@ fn put(key: &str, number: u64, lease: i64) -> PutRequest {
 }
 
 impl Writer {
-    pub fn new(name: String, random: StdRng) -> Self {
+    pub fn new(name: String, random: StdRng, clock: Clock) -> Self {
         Self {
             name,
             random,
+            clock,
+            journal: Vec::new(),
             next_number: 1,
+            number_step: 1,
             leases: BTreeMap::new(),
             done: Vec::new(),
             in_doubt: None,
@@ -182,23 +207,26 @@ impl Writer {
     }
 
     fn number(&mut self) -> u64 {
-        self.next_number += 1;
+        self.next_number = (self.next_number + 1).next_multiple_of(self.number_step);
         self.next_number
     }
 
     fn attempt(&mut self, changes: Vec<Change>, lease: Option<LeaseChange>) {
-        self.in_doubt = Some(Attempt { changes, lease });
+        self.in_doubt = Some(Attempt { changes, lease, sent: self.clock.now() });
     }
 
     /// `names_revision`: the header's revision is the one of the changes, not only one at or above it.
     fn acknowledge(&mut self, header: Option<ResponseHeader>, names_revision: bool) {
         let revision = header.expect("every answer has a header").revision;
         self.highest_revision = self.highest_revision.max(revision);
-        let attempt = self.in_doubt.take().expect("it was attempted");
-        self.apply(attempt.lease);
+        let Attempt { changes, lease, sent } = self.in_doubt.take().expect("it was attempted");
+        self.apply(lease);
         self.acknowledged += 1;
-        if !attempt.changes.is_empty() {
-            self.done.push((attempt.changes, names_revision.then_some(revision)));
+        let effect = Effect { revision: None, lease };
+        self.journal.push(Note { sent, answered: Some(self.clock.now()), effect });
+        if !changes.is_empty() {
+            let (revision, note) = (names_revision.then_some(revision), self.journal.len() - 1);
+            self.done.push(Done { changes, revision, note });
         }
     }
 
@@ -220,7 +248,7 @@ impl Writer {
         let revisions = history.revisions();
         let mine = |changes: &Vec<Change>| changes.iter().any(|change| change.key.starts_with(&prefix));
         let mut told = revisions.range(self.checked + 1..now + 1).filter(|(_, changes)| mine(changes));
-        for (changes, revision) in self.done.drain(..) {
+        for Done { changes, revision, note } in self.done.drain(..) {
             let (at, found) =
                 told.next().unwrap_or_else(|| panic!("lost: {changes:?} of revision {revision:?}"));
             assert_eq!(*found, changes, "at revision {at}, acknowledged at {revision:?}");
@@ -228,6 +256,7 @@ impl Writer {
                 revision.is_none_or(|revision| revision == *at),
                 "{changes:?} moved: {revision:?} to {at}"
             );
+            self.journal[note].effect.revision = Some(*at);
         }
         let more = told.next();
         assert_eq!(told.next(), None, "written by nobody");
@@ -245,9 +274,12 @@ impl Writer {
                 Some(LeaseChange::Grant(id) | LeaseChange::Attach(id)) => live_leases.contains(&id),
                 None => false,
             };
+            let revision = more.map(|(at, _)| *at);
             drop(revisions);
             if happened {
                 self.apply(attempt.lease);
+                let effect = Effect { revision, lease: attempt.lease };
+                self.journal.push(Note { sent: attempt.sent, answered: None, effect });
                 self.in_doubt_done += 1;
             } else {
                 self.in_doubt_lost += 1;

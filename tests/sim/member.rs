@@ -277,6 +277,7 @@ fn to_answer(outcome: Result<Outcome, ConsensusError>) -> Answer {
 
 fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
+        write_seconds: metrics.store_write_seconds.clone(),
         flush_seconds: metrics.store_flush_seconds.clone(),
         slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
         compaction_milliseconds: metrics.compaction_milliseconds.clone(),

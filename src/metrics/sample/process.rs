@@ -11,11 +11,13 @@ const PAGE_BYTES: u64 = 4096;
 
 pub(super) fn take(metrics: &Metrics) {
     let open = fs::read_dir("/proc/self/fd").map_or(0, |files| signed(files.count() as u64));
-    let limit = file_limit();
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = soft_limit(&limits, "Max open files").and_then(|text| text.parse().ok()).unwrap_or(0);
     metrics.fd_used.set(open);
     metrics.process_open_files.set(open);
     metrics.fd_limit.set(limit);
     metrics.process_max_files.set(limit);
+    metrics.process_max_virtual_memory.set(address_space_limit(&limits));
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name in brackets may hold anything; the numbers begin behind it, with field 3.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
@@ -27,10 +29,18 @@ pub(super) fn take(metrics: &Metrics) {
     metrics.process_start.set(boot_time() + field(22) as f64 / TICKS_PER_SECOND);
 }
 
-fn file_limit() -> i64 {
-    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
-    line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok()).unwrap_or(0)
+/// The word behind a limit's name: a number, or `unlimited`.
+fn soft_limit<'a>(limits: &'a str, name: &str) -> Option<&'a str> {
+    limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
+}
+
+/// Prometheus' own word for no limit is the largest number.
+fn address_space_limit(limits: &str) -> f64 {
+    match soft_limit(limits, "Max address space") {
+        Some("unlimited") => u64::MAX as f64,
+        Some(bytes) => bytes.parse().unwrap_or(0.0),
+        None => 0.0,
+    }
 }
 
 /// Unix time at which the machine started, in seconds.

@@ -1,3 +1,5 @@
+//! The tree against a plain map, over random histories.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

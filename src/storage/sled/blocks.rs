@@ -98,7 +98,8 @@ impl Block {
             let length = rest.try_get_u32_le().ok()?;
             let start = u32::try_from(data.len() - rest.len()).ok()?;
             let chunked = flags & CHUNKED != 0;
-            if flags & !(TOMBSTONE | CHUNKED) != 0 {
+            let has_place = (0..i64::MAX).contains(&main);
+            if !has_place || flags & !(TOMBSTONE | CHUNKED) != 0 {
                 return None;
             }
             if !chunked {
@@ -122,6 +123,10 @@ impl Block {
     /// Bytes of memory, about.
     pub fn memory(&self) -> usize {
         self.data.len() + self.changes.len() * size_of::<Entry>() + 128
+    }
+
+    pub fn first(&self) -> FullRevision {
+        self.changes.first().expect("a block is never empty").at
     }
 
     pub fn last(&self) -> FullRevision {

@@ -92,6 +92,8 @@ fn database(directory: &Path, number: u64) -> PathBuf {
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
+    make_directory(path).map_err(|source| of_io(path, source))?;
+    write_through(path);
     let config = sled::Config::new()
         .path(path)
         .mode(sled::Mode::HighThroughput)
@@ -99,10 +101,29 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None);
     let db = guarded_open(path, || config.open())?.map_err(|error| of_sled(path, error))?;
-    // The names of its files, and its own.
-    let synced = sync_names(path).and_then(|()| sync_names(path.parent().unwrap_or(path)));
+    write_through(&path.join("db"));
+    // sled syncs neither its settings nor the names of its files, nor its own.
+    let synced = fs::File::open(path.join("conf")).and_then(|file| file.sync_all());
+    let synced =
+        synced.and_then(|()| sync_names(path)).and_then(|()| sync_names(path.parent().unwrap_or(path)));
     synced.map_err(|source| of_io(path, source))?;
     Ok(db)
+}
+
+/// Makes every write to a file wait for the device; files made in a directory take it over. sled uses parts of its
+/// file again as soon as it has handed on what replaces them. Without this, a power cut can take what replaces
+/// them and leave what overwrote them.
+fn write_through(path: &Path) {
+    let set = || {
+        let file = fs::File::open(path)?;
+        let flags = rustix::fs::ioctl_getflags(&file)?;
+        rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::SYNC)?;
+        Ok::<(), std::io::Error>(())
+    };
+    if let Err(error) = set() {
+        tracing::warn!(%error, path = %path.display(), "this file system has no synchronous files (chattr +S): \
+            a power cut can damage the store");
+    }
 }
 
 fn touch(db: &sled::Db, key: &[u8], times: usize) -> sled::Result<()> {
@@ -332,28 +353,52 @@ fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error
         let detail = "it is missing: the store was removed, or is not whole".to_owned();
         return Err(Error::Damaged { place, detail });
     }
+    remove_unfinished(&path).map_err(|source| of_io(&path, source))?;
     // Recovery gives away the space of what is old. What makes it so may have been written and not flushed.
     let file = path.join("db");
     fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
     Ok(Live { db: open_database(&path, cache_bytes)?, number })
 }
 
+/// sled takes a snapshot that it was writing when the process ended for a whole one, and then for a damaged one.
+/// It needs none: it reads more of its log instead.
+fn remove_unfinished(database: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(database)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// The number of the live database; `None` in a directory that has none yet.
 fn read_current(directory: &Path) -> Result<Option<u64>, Error> {
     let path = directory.join(CURRENT);
-    let text = match fs::read_to_string(&path) {
+    let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(of_io(&path, source)),
     };
-    let number = text.strip_prefix(MAGIC).and_then(|number| number.trim_end().parse().ok());
-    match number {
+    match parse_current(&text) {
         Some(number) => Ok(Some(number)),
         None => {
             let place = path.display().to_string();
             Err(Error::Damaged { place, detail: "it does not name a store of this version".to_owned() })
         }
     }
+}
+
+/// The number of the live database and the checksum of it: another that is there, too, would be as good, and wrong.
+pub(super) fn current(number: u64) -> String {
+    format!("{MAGIC}{:08x} {number}\n", crc32c::crc32c(&number.to_be_bytes()))
+}
+
+/// The number in a text that `current` made; nothing else will do.
+pub(super) fn parse_current(text: &[u8]) -> Option<u64> {
+    let numbers = str::from_utf8(text).ok()?.strip_prefix(MAGIC)?;
+    let number = numbers.trim_end().split(' ').next_back()?.parse().ok()?;
+    (current(number).as_bytes() == text && number < u64::MAX).then_some(number)
 }
 
 /// A directory with anything but an unfinished first database and no `CURRENT` is not a new one.
@@ -372,7 +417,7 @@ fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
     let (path, temporary) = (directory.join(CURRENT), directory.join("CURRENT.new"));
     let write = || {
         let mut file = fs::File::create(&temporary)?;
-        writeln!(file, "{MAGIC}{number}")?;
+        file.write_all(current(number).as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         fs::File::open(directory)?.sync_all()

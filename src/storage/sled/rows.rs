@@ -101,6 +101,9 @@ pub(super) fn decode_applied(row: &[u8]) -> Result<Applied, Error> {
         return Err(damaged(place, "it has a wrong length"));
     }
     let position = LogPosition { index: LogIndex(value.get_u64()), term: Term(value.get_u64()) };
+    if position.index.0.max(position.term.0) > i64::MAX as u64 {
+        return Err(damaged(place, "no log comes so far"));
+    }
     Ok(Applied { position, in_use: value.get_u64() })
 }
 

@@ -18,6 +18,8 @@ const END: u32 = u32::MAX;
 /// A length that no payload has: the log was closed in order after what stands before.
 const CLOSED: u32 = u32::MAX - 1;
 const ENTRY_BYTES: usize = 21;
+/// Indexes and terms stay below: one more can always be counted.
+const MAX_NUMBER: u64 = i64::MAX as u64;
 const PREFIX_BYTES: usize = 28;
 
 /// Where a record stands.
@@ -72,6 +74,20 @@ pub(super) fn encode(
     let header = header(place, length, checksum, flushed);
     out[start..payload].copy_from_slice(&header);
     out.resize(out.len().next_multiple_of(8), 0);
+}
+
+/// A record with whatever payload and a right checksum: for tests of what checksums do not catch.
+#[cfg(test)]
+pub(super) fn signed(place: Place, flushed: usize, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("tests are small");
+    let header = header(place, length, checksum(place, payload), flushed);
+    [&header, payload].concat()
+}
+
+/// A header alone, with whatever in it and a right checksum.
+#[cfg(test)]
+pub(super) fn signed_header(place: Place, length: u32, payload_checksum: u32, flushed: u32) -> Vec<u8> {
+    header(place, length, payload_checksum, flushed as usize).to_vec()
 }
 
 pub(super) fn end(place: Place, flushed: usize) -> [u8; HEADER_BYTES] {
@@ -165,6 +181,9 @@ fn decode_payload(mut payload: Bytes) -> Option<(HardState, Vec<WalEntry>)> {
         commit: payload.try_get_u64_le().ok()?,
     };
     let count = payload.try_get_u32_le().ok()? as usize;
+    if hard_state.term > MAX_NUMBER || hard_state.commit > MAX_NUMBER {
+        return None;
+    }
     if count > payload.len() / ENTRY_BYTES {
         return None;
     }
@@ -174,7 +193,7 @@ fn decode_payload(mut payload: Bytes) -> Option<(HardState, Vec<WalEntry>)> {
         let term = payload.try_get_u64_le().ok()?;
         let kind = payload.try_get_u8().ok()?;
         let length = payload.try_get_u32_le().ok()? as usize;
-        if length > payload.len() {
+        if length > payload.len() || index > MAX_NUMBER || term > MAX_NUMBER {
             return None;
         }
         // A copy: a slice would keep the whole segment in memory.

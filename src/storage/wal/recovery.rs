@@ -163,7 +163,7 @@ impl Recovered {
         Ok(())
     }
 
-    /// Adds entries; `false` when they leave a gap.
+    /// Adds entries; `false` when they leave a gap, or go back to an older term.
     fn add(&mut self, entries: Vec<WalEntry>) -> bool {
         let Some(first) = entries.first() else {
             return true;
@@ -177,9 +177,12 @@ impl Recovered {
             let keep = usize::try_from(first.index.saturating_sub(oldest.index)).unwrap_or(usize::MAX);
             known.truncate(keep);
         }
-        let follow = entries.windows(2).all(|pair| pair[0].index + 1 == pair[1].index);
+        let follow = |before: &WalEntry, after: &WalEntry| before.term <= after.term;
+        let fits = known.last().is_none_or(|last| follow(last, first));
+        let whole =
+            entries.windows(2).all(|pair| pair[0].index + 1 == pair[1].index && follow(&pair[0], &pair[1]));
         known.extend(entries);
-        follow
+        fits && whole
     }
 }
 
@@ -198,8 +201,10 @@ fn list(disk: &dyn Disk) -> Result<(Vec<u64>, Vec<Spare>), Error> {
     Ok((ids, spares))
 }
 
+/// The number in a name, when it is exactly as it was made; one more can always be counted.
 fn number(name: &str, suffix: &str) -> Option<u64> {
-    u64::from_str_radix(name.strip_suffix(suffix)?, 16).ok()
+    let number = u64::from_str_radix(name.strip_suffix(suffix)?, 16).ok()?;
+    (format!("{number:016x}{suffix}") == name && number <= i64::MAX as u64).then_some(number)
 }
 
 /// Whether some record behind a bad place says that the place had been flushed before it was written.

@@ -1,5 +1,7 @@
 //! The log against its promise: after any crash an exact prefix with everything flushed, after any damage a name.
 
+mod damage;
+
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

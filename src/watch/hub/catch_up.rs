@@ -10,20 +10,15 @@ use super::Hub;
 use crate::ids::Revision;
 use crate::mvcc;
 
-/// Watchers that read together.
-const MAX_WATCHERS_PER_SLICE: usize = 512;
-/// Changes and bytes of them in one slice: live events wait no longer than reading these takes.
-const MAX_CHANGES_PER_SLICE: usize = 2000;
-const MAX_BYTES_PER_SLICE: usize = 2 << 20;
-
 impl Hub {
     /// One slice for the watchers that are furthest behind and can be fed.
     ///
     /// # Errors
     /// A fault of the disk.
     pub fn catch_up(&mut self) -> Result<(), mvcc::Error> {
+        let limits = self.options.limits;
         let can_read = self.behind.iter().filter(|(_, id)| self.has_room(*id));
-        let group: Vec<_> = can_read.take(MAX_WATCHERS_PER_SLICE).copied().collect();
+        let group: Vec<_> = can_read.take(limits.watchers_per_slice).copied().collect();
         let Some((from, _)) = group.first().copied() else {
             return Ok(());
         };
@@ -33,7 +28,7 @@ impl Hub {
         let read = snapshot.changes(from, self.revision, &mut |change| {
             bytes += change.pair.as_bytes().len();
             changes.push(change);
-            let enough = changes.len() >= MAX_CHANGES_PER_SLICE || bytes >= MAX_BYTES_PER_SLICE;
+            let enough = changes.len() >= limits.changes_per_slice || bytes >= limits.bytes_per_slice;
             if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let through = match read {
@@ -77,7 +72,10 @@ impl Hub {
     fn cancel_compacted(&mut self, group: &[(Revision, WatcherId)]) {
         let compacted = self.reader.compacted();
         for (_, place) in group.iter().filter(|(next, _)| *next < compacted) {
-            let watcher = self.watcher_mut(*place);
+            // Not there any more when another of its stream has just found the client gone.
+            let Some(watcher) = &self.watchers[place.0] else {
+                continue;
+            };
             let (stream, id) = (watcher.stream, watcher.id);
             self.remove(stream, id);
             self.push(stream, Queued { answer: Answer::Compacted { id, compacted }, _place: None });

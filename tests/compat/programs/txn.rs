@@ -86,3 +86,32 @@ impl Chooser {
         request
     }
 }
+
+/// etcd takes a deletion without an end beside a put that keeps what its key has, and its members crash when they
+/// apply it, since the key is gone by then: such a Txn is changed here. Decklog refuses it (`apply/txn.rs`).
+pub fn harmless(mut request: TxnRequest) -> TxnRequest {
+    if deletes_to_the_end(&request) {
+        keep_nothing(&mut request);
+    }
+    request
+}
+
+fn deletes_to_the_end(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|op| match &op.request {
+        Some(Request::RequestDeleteRange(request)) => request.range_end.as_ref() == b"\0",
+        Some(Request::RequestTxn(request)) => deletes_to_the_end(request),
+        _ => false,
+    })
+}
+
+fn keep_nothing(request: &mut TxnRequest) {
+    for op in request.success.iter_mut().chain(&mut request.failure) {
+        match &mut op.request {
+            Some(Request::RequestPut(request)) => {
+                (request.ignore_value, request.ignore_lease) = (false, false)
+            }
+            Some(Request::RequestTxn(request)) => keep_nothing(request),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A recorded workload: several lives of a server under load with every change of its files written down, and all
+//! that its clients know of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::crowd::{Crowd, Life};
+use crate::disk_model::DiskModel;
+use crate::journal::Clock;
+use crate::process::{Member, Process};
+use crate::trace::{self, Action, Record};
+
+const WRITERS: usize = 3;
+const MIN_USED_AGAIN: usize = 8;
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+const LIFE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How a recorded life goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Course {
+    /// Stopped in order when the trace has so many bytes more.
+    Stopped { load: Load, bytes: u64 },
+    /// Killed behind so many records.
+    Killed { records: u64 },
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    Mixed,
+    /// Huge values only, so that the log's segments fill, are cut and are used again.
+    Heavy,
+    /// Large values, many compactions and no defragmentation, so that the store uses parts of its file again.
+    Churn,
+}
+
+/// See the module.
+pub struct Recording {
+    root: PathBuf,
+    pub crowd: Crowd,
+    pub records: Vec<Record>,
+    /// The files before the first record.
+    pub before: DiskModel,
+    /// What goes on from which moment.
+    phases: BTreeMap<u64, &'static str>,
+}
+
+/// Variables that make a process write down what it does below `root`.
+pub fn recorded(member: &Member, library: &Path, root: &Path, trace: &Path) -> Member {
+    member
+        .with_variable("LD_PRELOAD", library)
+        .with_variable("DECKLOG_TRACE_OF", root)
+        .with_variable("DECKLOG_TRACE_TO", trace)
+}
+
+/// Lives one life after the other on an empty directory in `folder`.
+pub async fn record(folder: &Path, library: &Path, seed: u64, courses: &[Course]) -> Recording {
+    let (root, trace) = (folder.join("recorded"), folder.join("trace"));
+    fs::create_dir(&root).expect("a folder can be made");
+    let before = DiskModel::new(&root);
+    let clock = Clock::of(&trace);
+    let sound = Member::new(&root.join("data"));
+    let member = recorded(&sound, library, &root, &trace);
+    let mut crowd = Crowd::with_clock(WRITERS, seed, &clock);
+    let mut phases = BTreeMap::new();
+    for (number, course) in courses.iter().enumerate() {
+        let member = match course {
+            Course::Killed { records } => member.with_variable("DECKLOG_TRACE_KILL_AT", records.to_string()),
+            Course::Stopped { .. } => member.clone(),
+        };
+        phases.insert(clock.now(), if number == 0 { "first start" } else { "start" });
+        let process = member.start().await;
+        crowd.check(&process).await;
+        phases.insert(clock.now(), "load");
+        crowd.set_load(match course {
+            Course::Stopped { load, .. } => *load,
+            Course::Killed { .. } => Load::Mixed,
+        });
+        let life = crowd.begin(&process);
+        crowd = live(life, process, *course, &clock, &mut phases).await;
+    }
+    let records = trace::read(&trace);
+    check_trace(&root, &records, &before);
+    // What was in doubt is settled.
+    let process = sound.start().await;
+    crowd.check(&process).await;
+    process.kill();
+    Recording { root, crowd, records, before, phases }
+}
+
+async fn live(
+    life: Life,
+    mut process: Process,
+    course: Course,
+    clock: &Clock,
+    phases: &mut BTreeMap<u64, &'static str>,
+) -> Crowd {
+    match course {
+        Course::Stopped { bytes, .. } => {
+            let end = clock.now() + bytes;
+            let lives = async {
+                let mut looks = tokio::time::interval(LOOK_INTERVAL);
+                while clock.now() < end {
+                    looks.tick().await;
+                }
+            };
+            tokio::time::timeout(LIFE_DEADLINE, lives).await.expect("the load goes on");
+            phases.insert(clock.now(), "stop");
+            life.end(async || {
+                let ended = process.stop().await;
+                assert!(ended.status.success(), "{}\n{}", ended.status, ended.log);
+            })
+            .await
+        }
+        Course::Killed { .. } => {
+            life.end(async || {
+                let ended = process.wait_for_end().await;
+                assert_eq!(ended.status.code(), None, "it was killed:\n{}", ended.log);
+            })
+            .await
+        }
+    }
+}
+
+/// The trace has missed nothing: what it makes of the files before is what stands there now.
+fn check_trace(root: &Path, records: &[Record], before: &DiskModel) {
+    let mut model = before.clone();
+    for record in records {
+        model.apply(&record.action);
+    }
+    model.check_against_files(root);
+}
+
+impl Recording {
+    /// What goes on at a moment, by the lives and by what the keeper had asked for.
+    pub fn phase_at(&self, moment: u64) -> String {
+        let (_, phase) = self.phases.range(..=moment).next_back().expect("something goes on");
+        let keeper = &self.crowd.keeper;
+        let defragments = keeper.defragmentation_times.iter().any(|times| times.contains(&moment));
+        let compacts = keeper
+            .journal
+            .iter()
+            .any(|note| note.sent <= moment && note.answered.is_some_and(|at| moment < at));
+        let more = match (compacts, defragments) {
+            (true, true) => ", compacting and defragmenting",
+            (true, false) => ", compacting",
+            (false, true) => ", defragmenting",
+            (false, false) => "",
+        };
+        format!("{phase}{more}")
+    }
+
+    /// The store's engine uses parts of its file again: never before what replaces them is durable.
+    pub fn check_engine(&self) {
+        let (mut model, mut names, mut used_again) = (self.before.clone(), HashMap::new(), 0);
+        for record in &self.records {
+            match &record.action {
+                Action::Create { path, file } => {
+                    names.insert(*file, path);
+                }
+                Action::Write { file, .. } => {
+                    let is_engine = names.get(file).is_some_and(|path| path.ends_with("db"));
+                    if let Some(overwritten) = model.overwrites(&record.action).filter(|_| is_engine) {
+                        assert!(
+                            !overwritten.early,
+                            "what may be needed is overwritten at {}",
+                            record.position
+                        );
+                        used_again += 1;
+                    }
+                }
+                _ => {}
+            }
+            model.apply(&record.action);
+        }
+        println!("{used_again} times the engine used a part of its file again");
+        assert!(used_again >= MIN_USED_AGAIN, "too seldom to show anything");
+    }
+
+    /// A path as a kind of file: relative, with its numbers left out.
+    pub fn kind_of(&self, path: &Path) -> String {
+        let inner = path.strip_prefix(&self.root).expect("the trace is of the root alone");
+        let is_number = |letter: char| letter.is_ascii_digit() || ('A'..='F').contains(&letter);
+        let text = inner.to_string_lossy().replace(is_number, "");
+        if text.is_empty() { ".".to_owned() } else { text }
+    }
+}

@@ -1,0 +1,14 @@
+//! The server as its users meet it: the real binary on free loopback ports, asked by real etcdctl and over raw
+//! sockets, and compared with real etcd where both can be asked.
+
+#[path = "../common/peers.rs"]
+mod peers;
+#[path = "../common/servers.rs"]
+mod servers;
+
+mod captured;
+mod etcdctl;
+mod http;
+mod http_client;
+mod server;
+mod startup;

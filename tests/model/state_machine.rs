@@ -1,0 +1,192 @@
+//! Random programs through apply, over both stores, with restarts and compactions in between: every answer and
+//! everything that can be read is what the naive state machine says.
+
+use std::time::Instant;
+
+use decklog::ids::LeaseId;
+use decklog::wire::etcdserverpb as pb;
+use rand::Rng;
+
+use crate::checks::{Held, Stream};
+use crate::naive::{Naive, Pin};
+use crate::programs::Programs;
+use crate::rig::{Place, Rig};
+
+const STEPS: usize = 150;
+const MAX_HELD: usize = 3;
+
+#[test]
+fn over_the_store_in_memory_it_is_the_naive_one() {
+    for seed in crate::runs(60) {
+        Run::new(seed, Place::memory()).go(STEPS);
+    }
+}
+
+#[test]
+fn over_the_store_on_disk_it_is_the_naive_one() {
+    for seed in crate::runs(12) {
+        Run::new(seed, Place::sled()).go(STEPS);
+    }
+}
+
+struct Run {
+    rig: Rig,
+    naive: Naive,
+    programs: Programs,
+    /// What is visible.
+    published: Pin,
+    held: Vec<Held>,
+    streams: Vec<Stream>,
+    /// The state after each entry, for a restart.
+    after: Vec<Pin>,
+}
+
+impl Run {
+    fn new(seed: u64, place: Place) -> Self {
+        let naive = Naive::default();
+        Self {
+            programs: Programs::new(seed, matches!(place, Place::Sled(_))),
+            rig: Rig::new(place),
+            published: naive.pin(),
+            after: vec![naive.pin()],
+            naive,
+            held: Vec::new(),
+            streams: Vec::new(),
+        }
+    }
+
+    fn go(mut self, steps: usize) {
+        for _ in 0..steps {
+            match self.programs.random.random_range(0..20) {
+                0..=9 => self.entry(),
+                10..=12 => self.publish(),
+                13 | 14 => {
+                    let rounds = self.programs.random.random_range(1..4);
+                    match self.programs.random.random_range(0..4) {
+                        0 => self.rig.persist_unnoticed(rounds),
+                        _ => self.rig.persist(rounds),
+                    }
+                }
+                15 | 16 => self.rig.compact(self.programs.random.random_range(1..60)),
+                17 => self.rig.defragment(),
+                18 if self.programs.random.random_ratio(1, 4) => self.restart(),
+                _ => self.read(),
+            }
+        }
+        self.publish();
+        self.everything();
+        self.rig.settle();
+        self.everything();
+        self.nothing_too_much_is_stored();
+        self.restart();
+        assert!(!self.rig.is_compacting(), "a compaction that was through is not begun again");
+        self.rig.settle();
+        self.everything();
+        self.nothing_too_much_is_stored();
+    }
+
+    fn entry(&mut self) {
+        let commands: Vec<_> = (0..self.programs.random.random_range(1..4))
+            .map(|_| self.programs.command(&self.naive))
+            .collect();
+        let expected: Vec<_> = commands.iter().map(|command| self.naive.apply(command)).collect();
+        let found = self.rig.apply(commands.clone());
+        for ((found, expected), command) in found.iter().zip(&expected).zip(&commands) {
+            assert_eq!(found, expected, "{command:?}");
+        }
+        assert_eq!(found.len(), expected.len());
+        self.after.push(self.naive.pin());
+    }
+
+    fn publish(&mut self) {
+        let published = self.rig.publish();
+        self.published = self.naive.pin();
+        assert_eq!(published.revision.0, self.published.revision);
+    }
+
+    fn read(&mut self) {
+        self.publish();
+        if self.held.len() == MAX_HELD {
+            self.held.remove(0);
+        }
+        self.held.push(Held::new(self.rig.reader(), &self.naive));
+        for held in &self.held {
+            held.check(&self.naive, &mut self.programs);
+        }
+        if let Some(newest) = self.held.last() {
+            self.streams.extend(newest.stream(&self.naive, &mut self.programs));
+        }
+        self.streams.retain_mut(|stream| stream.read(&self.naive, &mut self.programs));
+    }
+
+    /// Every readable revision, in full and in some random form, with its hash; and every lease.
+    fn everything(&mut self) {
+        let now = Held::new(self.rig.reader(), &self.naive);
+        let readable = self.naive.compacted.max(1)..=self.naive.revision();
+        for revision in readable.clone() {
+            let all = pb::RangeRequest {
+                key: vec![0].into(),
+                range_end: vec![0].into(),
+                revision,
+                ..pb::RangeRequest::default()
+            };
+            now.range(&self.naive, &all);
+            let some = pb::RangeRequest { revision, ..self.programs.range(&self.naive) };
+            now.range(&self.naive, &some);
+        }
+        for revision in readable.step_by(7).chain([0, self.naive.compacted]) {
+            now.hash(&self.naive, revision);
+        }
+        for _ in 0..20 {
+            now.check(&self.naive, &mut self.programs);
+        }
+        for stream in &mut self.streams {
+            while stream.read(&self.naive, &mut self.programs) {}
+        }
+        self.streams.clear();
+        assert_eq!(self.rig.reader().live_keys(), self.naive.now().len() as u64);
+        self.leases();
+    }
+
+    /// A compaction that is through has removed all that it makes old, and nothing else.
+    fn nothing_too_much_is_stored(&mut self) {
+        let compacted = self.naive.compacted;
+        let survivors = self.naive.survivors(compacted);
+        let left = self.naive.events.iter().filter(|event| {
+            event.revision > compacted || survivors.contains(&(event.revision, event.key.clone()))
+        });
+        let expected: Vec<_> = left.map(|event| (event.revision, event.sub)).collect();
+        assert_eq!(self.rig.stored(), expected, "compacted at {compacted}");
+    }
+
+    fn leases(&self) {
+        let leases = self.rig.leases();
+        let bound: usize = self.naive.leases.keys().map(|id| self.naive.keys_of(*id).len()).sum();
+        assert_eq!(leases.counts(), (self.naive.leases.len(), bound));
+        for (id, grant) in &self.naive.leases {
+            let found = leases.time_to_live(LeaseId(*id), true, Instant::now()).expect("it was granted");
+            assert_eq!((found.granted, found.keys), (grant.ttl, self.naive.keys_of(*id)), "lease {id}");
+        }
+    }
+
+    /// The store holds the state after some entry; the entries behind it lead to the same state as before.
+    fn restart(&mut self) {
+        self.held.clear();
+        self.streams.clear();
+        let applied = self.rig.restart();
+        let recovered = self.after[applied];
+        let reader = self.rig.reader();
+        assert_eq!((reader.revision().0, reader.compacted().0), (recovered.revision, recovered.compacted));
+        let everything = pb::RangeRequest {
+            key: vec![0].into(),
+            range_end: vec![0].into(),
+            ..pb::RangeRequest::default()
+        };
+        let found = reader.snapshot().range(&everything).expect("read");
+        assert_eq!(Ok(found), self.naive.range(recovered, &everything), "after entry {applied}");
+        let hash = reader.snapshot().hash_kv(0).expect("hashed").hash;
+        assert_eq!(Ok(hash), self.naive.hash(recovered, 0), "after entry {applied}");
+        self.rig.replay(applied);
+        self.published = self.naive.pin();
+    }
+}
