@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "metrics",
             "mvcc",
             "persist",
+            "process",
             "rpc",
             "storage",
             "watch",
