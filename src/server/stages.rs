@@ -21,6 +21,7 @@ use crate::background;
 use crate::command::Kind;
 use crate::config::Config;
 use crate::consensus::{Handle, Loop, LoopOptions, Stopper};
+use crate::courier::Outbox;
 use crate::datadir::DataDir;
 use crate::ids::Revision;
 use crate::lease::Leases;
@@ -89,6 +90,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         committed,
         mailbox: mailbox.clone(),
         hub: hub_input,
+        outbox: Outbox::default(),
         progress,
         metrics: metrics.clone(),
         warn_after: config.warn.apply,

@@ -5,6 +5,7 @@ mod crowd;
 mod damage;
 mod disk_model;
 mod faults;
+mod full;
 mod history;
 mod journal;
 mod judge;
