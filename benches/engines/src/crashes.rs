@@ -164,7 +164,7 @@ impl Run<'_> {
         if checked {
             return Ok(());
         }
-        Err(last_line(&ended.stderr).into())
+        Err(reason(&ended.stderr).into())
     }
 
     fn spawn(&mut self, shadow: Option<&Path>) -> Result<Child, Failure> {
@@ -214,7 +214,7 @@ impl Run<'_> {
         if let Some(mut stderr) = child.stderr.take() {
             std::io::Read::read_to_end(&mut stderr, &mut text)?;
         }
-        Err(format!("{status}: {}", last_line(&text)).into())
+        Err(format!("{status}: {}", reason(&text)).into())
     }
 }
 
@@ -233,8 +233,11 @@ fn listen(child: &mut Child) -> Result<Receiver<String>, Failure> {
     Ok(lines)
 }
 
-fn last_line(text: &[u8]) -> String {
+fn reason(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let last = text.lines().rfind(|line| !line.trim().is_empty() && !line.starts_with("note:"));
-    last.unwrap_or("it did not begin in time").to_owned()
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    // Behind the line that names a panic stands its message, then the stack.
+    let panic = lines.iter().position(|line| line.contains("panicked at"));
+    let told = panic.and_then(|place| lines.get(place + 1)).or(lines.last());
+    told.map_or("it did not begin in time".to_owned(), |line| (*line).to_owned())
 }

@@ -100,7 +100,7 @@ fn write(
         if flush_each {
             println!("flushed {}", candidate.flush()?);
         }
-        if applied % COMPACT_EVERY == 0 {
+        if applied.is_multiple_of(COMPACT_EVERY) {
             // What is newest stays whole.
             compact(candidate, next_revision * 3 / 4)?;
         }

@@ -28,7 +28,7 @@ pub const KEY_BYTES: u64 = 17;
 
 /// What compaction leaves: a tenth.
 pub fn is_kept(revision: u64) -> bool {
-    revision % 10 == 0
+    revision.is_multiple_of(10)
 }
 
 pub fn value(seed: u64, revision: u64, bytes: usize) -> Bytes {
