@@ -74,7 +74,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
     let hub_options =
-        HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::default() };
+        HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::DEFAULT };
     let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options);
     let mailbox = Arc::new(Mailbox::default());
     let parts = PersistParts {

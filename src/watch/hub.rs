@@ -37,16 +37,14 @@ pub struct HubLimits {
     pub bytes_per_slice: usize,
 }
 
-impl Default for HubLimits {
-    fn default() -> Self {
-        Self {
-            queued_batches: 1024,
-            queued_sends: 128,
-            watchers_per_slice: 512,
-            changes_per_slice: 2000,
-            bytes_per_slice: 2 << 20,
-        }
-    }
+impl HubLimits {
+    pub const DEFAULT: Self = Self {
+        queued_batches: 1024,
+        queued_sends: 128,
+        watchers_per_slice: 512,
+        changes_per_slice: 2000,
+        bytes_per_slice: 2 << 20,
+    };
 }
 
 /// See the module.
@@ -434,3 +432,6 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
