@@ -324,6 +324,8 @@ impl tokio_stream::Stream for WithSender {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::EncodedEvent;
 
@@ -333,5 +335,18 @@ mod tests {
         let response = pb::WatchResponse { watch_id: 7, events, ..Default::default() };
         assert_eq!(events_in(&response.encode_to_vec()), 3);
         assert_eq!(events_in(b"\xff\xff"), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn counting_agrees_with_decoding_and_ends_on_any_bytes(
+            bytes in proptest::collection::vec(prop_oneof![Just(0x5a_u8), 0u8..4, any::<u8>()], 0..60),
+        ) {
+            let counted = events_in(&bytes);
+            prop_assert!(counted <= bytes.len());
+            if let Ok(response) = pb::WatchResponse::decode(bytes.as_slice()) {
+                prop_assert_eq!(counted, response.events.len());
+            }
+        }
     }
 }

@@ -14,29 +14,46 @@ pub fn parse(text: &str) -> Option<Duration> {
     if rest.is_empty() {
         return None;
     }
-    let mut total = 0.0_f64;
+    let mut total = 0_u128;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
+        let number = &rest[..digits];
         rest = &rest[digits..];
         let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let seconds = match &rest[..unit_end] {
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
+        let unit = match &rest[..unit_end] {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60 * 1_000_000_000,
+            "h" => 3600 * 1_000_000_000,
             _ => return None,
         };
-        total += number * seconds;
+        total = total.checked_add(nanoseconds(number, unit)?)?;
         rest = &rest[unit_end..];
     }
-    Duration::try_from_secs_f64(total).ok().filter(|time| *time <= LONGEST)
+    u64::try_from(total).ok().map(Duration::from_nanos).filter(|time| *time <= LONGEST)
+}
+
+/// A decimal number of a unit; what is below a nanosecond is cut off.
+fn nanoseconds(number: &str, unit: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let digits =
+        |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u64>().map(u128::from).ok() };
+    // More than are worth a nanosecond of an hour.
+    let kept = fraction.len().min(18);
+    let scale = 10_u128.pow(u32::try_from(kept).ok()?);
+    let is_number = fraction.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(digits(whole)? * unit + digits(&fraction[..kept])? * unit / scale)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -46,8 +63,25 @@ mod tests {
         {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "1", "-1s", "s", "1x", "1h2", "..s", "ten", "99999999999999999999h"] {
+        for text in ["", "1", "-1s", "s", "1x", "1h2", "..s", "ten", "99999999999999999999h", "2562048h"] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_that_can_be_added_or_nothing(text in "[-+0-9.hmsnuµ ]{0,24}|\\PC{0,12}") {
+            if let Some(time) = parse(&text) {
+                prop_assert!(time <= LONGEST);
+                prop_assert!(std::time::Instant::now().checked_add(time * 2).is_some());
+            }
+        }
+
+        #[test]
+        fn whole_parts_add_up(hours in 0u64..5000, minutes in 0u64..100, seconds in 0u64..100, millis in 0u64..5000) {
+            let text = format!("{hours}h{minutes}m{seconds}s{millis}ms");
+            let whole = Duration::from_millis(((hours * 60 + minutes) * 60 + seconds) * 1000 + millis);
+            prop_assert_eq!(parse(&text), Some(whole));
         }
     }
 }

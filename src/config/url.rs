@@ -92,3 +92,33 @@ impl fmt::Display for Url {
         f.write_str(&self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_url_or_not(text in "(https?|unixs?|HTTP|x)?(://|:|/)?[\\[\\]a-z0-9.:%/ ]{0,20}|\\PC{0,20}") {
+            if let Ok(url) = Url::parse(&text) {
+                prop_assert_eq!(url.as_str(), text.trim());
+                prop_assert_eq!(&Url::parse(&url.to_string()), &Ok(url.clone()));
+                // Names are not asked for here: that may take as long as the network likes.
+                if url.host() != "localhost" {
+                    drop(url.bind_addresses());
+                }
+            }
+        }
+
+        #[test]
+        fn an_address_is_read_as_it_stands(address in any::<[u8; 4]>(), wide in any::<[u8; 16]>(), port in any::<u16>()) {
+            for ip in [IpAddr::from(address), IpAddr::from(wide)] {
+                let address = SocketAddr::new(ip, port);
+                let url = Url::parse(&format!("http://{address}")).expect("it is one");
+                prop_assert_eq!(url.bind_addresses(), Ok(vec![address]));
+            }
+        }
+    }
+}

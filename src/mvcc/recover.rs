@@ -16,6 +16,9 @@ use crate::ids::{FullRevision, LeaseId, Revision};
 use crate::storage::{self, Store, StoredChange, Table};
 use crate::wire::KeyValue;
 
+/// No store comes so far: the next revisions can always be counted.
+const MAX_REVISION: i64 = 1 << 62;
+
 /// A key of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -43,6 +46,10 @@ impl Keyspace {
         let finished = revision_row(&meta, COMPACT_FINISHED)?;
         let revision = revision_row(&meta, REVISION)?.unwrap_or(Revision(1));
         let compacted = scheduled.unwrap_or(Revision(-1));
+        if compacted > revision {
+            let detail = format!("compacted at {compacted}, but only at revision {revision}");
+            return Err(storage::Error::Damaged { place: "the meta table".to_owned(), detail }.into());
+        }
         let mut view = View { revision, compacted, ..View::default() };
         let attachments = rebuild(&mut view, &*store)?;
         let shared = Shared { view: ArcSwap::from_pointee(view.clone()), tail: Tail::default(), store };
@@ -123,8 +130,7 @@ fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Opti
         }
     })?;
     let revision = i64::from_be_bytes(bytes);
-    // One more can always be counted.
-    if !(0..i64::MAX).contains(&revision) {
+    if !(0..MAX_REVISION).contains(&revision) {
         let place = format!("meta row {}", String::from_utf8_lossy(row));
         return Err(storage::Error::Damaged { place, detail: format!("{revision} is no revision") }.into());
     }

@@ -280,5 +280,19 @@ mod tests {
             prop_assert_eq!(found.iter().map(|begun| begun.bytes).sum::<u64>(), sizes.iter().sum::<usize>() as u64);
             prop_assert_eq!(found.iter().map(|begun| begun.largest).max().unwrap_or(0), sizes.iter().copied().max().unwrap_or(0));
         }
+
+        /// Headers that promise anything: nothing overflows, and pieces make no difference.
+        #[test]
+        fn any_bytes_are_counted_alike_in_any_pieces(
+            bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..200),
+            piece in 1usize..50,
+        ) {
+            let whole = Framing::default().pass(&bytes);
+            let mut framing = Framing::default();
+            let pieces: Vec<_> = bytes.chunks(piece).map(|piece| framing.pass(piece)).collect();
+            prop_assert_eq!(pieces.iter().map(|begun| begun.messages).sum::<u64>(), whole.messages);
+            prop_assert_eq!(pieces.iter().map(|begun| begun.bytes).sum::<u64>(), whole.bytes);
+            prop_assert_eq!(pieces.iter().map(|begun| begun.largest).max().unwrap_or(0), whole.largest);
+        }
     }
 }

@@ -94,6 +94,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[tokio::test]
@@ -108,5 +111,46 @@ mod tests {
             assert_eq!((protocol, read.as_slice()), (expected, sent));
         }
         assert!(sniff(&b"PRI * HT"[..]).await.is_err());
+    }
+
+    proptest! {
+        /// Whatever comes first, in whatever pieces: it is one of the two, and every byte is read again.
+        #[test]
+        fn any_beginning_is_known_and_kept(
+            agree in 0usize..30,
+            rest in proptest::collection::vec(any::<u8>(), 0..60),
+            pieces in proptest::collection::vec(1usize..20, 1..40),
+        ) {
+            let whole: Vec<u8> =
+                HTTP2_PREFACE.iter().copied().take(agree).chain(rest).collect();
+            let (read, sniffed) = tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
+                let (mut client, server) = tokio::io::duplex(16);
+                let sent = whole.clone();
+                let writes = async move {
+                    let mut left = sent.as_slice();
+                    for length in pieces.iter().cycle() {
+                        let (piece, others) = left.split_at((*length).min(left.len()));
+                        if piece.is_empty() || client.write_all(piece).await.is_err() {
+                            break;
+                        }
+                        left = others;
+                    }
+                };
+                let reads = async {
+                    let (sniffed, mut rewound) = sniff(server).await.ok()?;
+                    let mut read = Vec::new();
+                    rewound.read_to_end(&mut read).await.expect("read");
+                    Some((read, sniffed))
+                };
+                tokio::join!(writes, reads).1
+            }).unzip();
+            let expected = if whole.starts_with(HTTP2_PREFACE) {
+                Some(Sniffed::Http2)
+            } else {
+                (!HTTP2_PREFACE.starts_with(&whole)).then_some(Sniffed::Http1)
+            };
+            prop_assert_eq!(sniffed, expected);
+            prop_assert_eq!(read, expected.map(|_| whole));
+        }
     }
 }

@@ -1,3 +1,5 @@
+//! The hub by hand, in what cannot be brought about from outside: a batch lost between two threads.
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
