@@ -30,6 +30,8 @@ pub enum Error {
     DataDir(#[from] datadir::Error),
     #[error("cannot read the store: {0}")]
     Store(#[from] storage::Error),
+    #[error("cannot use the log: {0}")]
+    Log(storage::Error),
     #[error("cannot read the key space: {0}")]
     Keyspace(#[from] mvcc::Error),
     #[error("cannot begin consensus: {0}")]

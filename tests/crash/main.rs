@@ -11,6 +11,7 @@ mod journal;
 mod judge;
 mod keeper;
 mod libraries;
+mod missing;
 mod power;
 mod process;
 mod recording;
