@@ -190,6 +190,11 @@ impl Hub {
         // Up to a tenth later, so that many servers do not speak at once.
         let jitter = rand::random_range(0.0..0.1);
         self.next_progress = now + self.options.progress_interval.mul_f64(1.0 + jitter);
+        // Those whose close found no room on its way here.
+        let gone = self.streams.iter().filter(|(_, stream)| stream.is_gone()).map(|(id, _)| *id);
+        for stream in gone.collect::<Vec<_>>() {
+            self.close(stream);
+        }
         let mut told: BTreeMap<StreamId, Vec<Queued>> = BTreeMap::new();
         for id in self.wants_progress.clone() {
             let revision = self.revision;

@@ -104,7 +104,7 @@ impl StreamRequests {
 }
 
 impl Drop for StreamRequests {
-    /// A close that finds no room is not needed: the hub sees a stream whose client is gone.
+    /// A close that finds no room is not missed for long: the hub looks for streams whose client is gone.
     fn drop(&mut self) {
         let close = Request { stream: self.stream, command: Command::Close, place: None, _room: None };
         if let Err(refused) = self.hub.events.try_send(Event::Request(close)) {
