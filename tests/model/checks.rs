@@ -210,13 +210,9 @@ fn to_change(event: &Event) -> Change {
     let at = FullRevision::new(event.revision, event.sub);
     let key = event.key.clone();
     match &event.row {
-        Some(row) => Change {
-            at,
-            kind: ChangeKind::Put,
-            pair: to_pair(&key, row),
-            key,
-            created: row.version == 1,
-        },
+        Some(row) => {
+            Change { at, kind: ChangeKind::Put, pair: to_pair(&key, row), key, created: row.version == 1 }
+        }
         None => {
             let pair = KeyValue { key: key.clone(), mod_revision: event.revision, ..KeyValue::default() };
             Change { at, kind: ChangeKind::Delete, key, pair: (&pair).into(), created: false }
