@@ -48,7 +48,6 @@ const ARROWS: &[(&str, &[&str])] = &[
             "metrics",
             "mvcc",
             "persist",
-            "process",
             "rpc",
             "storage",
             "watch",
