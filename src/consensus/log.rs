@@ -124,7 +124,7 @@ impl RaftLog {
     ///
     /// # Errors
     /// A fault of the disk.
-    pub fn close(self) -> Result<(), Error> {
+    pub fn close(&mut self) -> Result<(), Error> {
         self.wal.close()
     }
 
