@@ -15,6 +15,7 @@ pub mod bench;
 pub mod command;
 pub mod config;
 pub mod consensus;
+pub mod courier;
 pub mod datadir;
 pub mod ids;
 pub mod inbox;

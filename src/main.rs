@@ -47,7 +47,7 @@ fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
     logging::begin(&config.log)?;
     process::abort_on_panic();
     process::use_small_pages();
-    process::use_all_files();
+    let max_open_files = process::use_all_files();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -55,7 +55,7 @@ fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = process::StopSignals::listen()?;
-        let mut running = server::start(config).await?;
+        let mut running = server::start(config, max_open_files).await?;
         tracing::info!(addresses = ?running.addresses(), "ready to serve client requests");
         process::notify_ready(notify_socket.as_deref());
         tokio::select! {

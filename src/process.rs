@@ -28,17 +28,14 @@ pub fn use_small_pages() {
 }
 
 /// Lets this process open as many files as it may at all: systems often begin with 1024, and every connection is one.
-pub fn use_all_files() {
+/// Returns how many that are.
+pub fn use_all_files() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-}
-
-/// How many files this process may have open.
-pub fn max_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

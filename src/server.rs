@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, UrlError};
 use crate::{datadir, mvcc, storage};
 
+use places::Places;
 pub use stop::{Ended, Running};
 
 /// Why the server cannot start or go on. One line that says what and where.
@@ -29,6 +30,8 @@ pub enum Error {
     DataDir(#[from] datadir::Error),
     #[error("cannot read the store: {0}")]
     Store(#[from] storage::Error),
+    #[error("cannot use the log: {0}")]
+    Log(storage::Error),
     #[error("cannot read the key space: {0}")]
     Keyspace(#[from] mvcc::Error),
     #[error("cannot begin consensus: {0}")]
@@ -47,13 +50,13 @@ pub enum Error {
     NotReady(crate::consensus::ConsensusError),
 }
 
-/// Opens everything and serves.
+/// Opens everything and serves. `max_open_files`: the system's limit for this process.
 ///
 /// # Errors
 /// See `Error`. Listeners are opened first: a taken port touches nothing on disk.
-pub async fn start(config: Config) -> Result<Running, Error> {
+pub async fn start(config: Config, max_open_files: usize) -> Result<Running, Error> {
     let listeners = open::listeners(&config.listen)?;
     let opened = open::open(&config)?;
     let stages = stages::start(&config, opened)?;
-    stages.serve(&config, listeners).await
+    stages.serve(&config, listeners, Places::new(max_open_files)).await
 }

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use super::event_loop::Event;
 use super::{ConsensusError, MAX_APPLY_BACKLOG, Proposal, Status};
 use crate::command::{self, Command, Outcome};
+use crate::courier::Courier;
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
 use crate::inbox::{Refused, Sender};
 
@@ -159,12 +160,12 @@ impl Handle {
             return Err(ConsensusError::TooManyRequests);
         }
         let (reply, outcome) = oneshot::channel();
-        self.events.try_send(Event::Proposal(Proposal { command, reply })).map_err(
-            |refused| match refused {
+        self.events
+            .try_send(Event::Proposal(Proposal { command, reply, courier: Courier::here() }))
+            .map_err(|refused| match refused {
                 Refused::Full => ConsensusError::TooManyRequests,
                 Refused::Closed => ConsensusError::Stopped,
-            },
-        )?;
+            })?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
         Ok(Ordered { outcome, progress: self.progress.clone(), timeout: self.request_timeout })
     }

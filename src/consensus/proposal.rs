@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::ConsensusError;
 use crate::command::{CommandResult, Outcome};
+use crate::courier::{Courier, Outbox};
 use crate::ids::MemberId;
 
 /// Bytes of commands that one entry takes before the next entry is begun.
@@ -18,22 +19,24 @@ pub struct Proposal {
     /// The encoded `command::Command`.
     pub command: Bytes,
     pub reply: oneshot::Sender<Result<Outcome, ConsensusError>>,
+    /// Of the thread on which the caller waits.
+    pub courier: Courier,
 }
 
 /// The callers of one entry's commands, in the order of the commands.
 #[derive(Debug, Default)]
-pub struct Replies(Vec<oneshot::Sender<Result<Outcome, ConsensusError>>>);
+pub struct Replies(Vec<(oneshot::Sender<Result<Outcome, ConsensusError>>, Courier)>);
 
 impl Replies {
-    /// Answers every caller. One that went away does not care.
-    pub fn answer(self, outcomes: Vec<CommandResult>) {
-        for (reply, outcome) in self.0.into_iter().zip(outcomes) {
-            drop(reply.send(outcome.map_err(ConsensusError::Rejected)));
+    /// Answers every caller by way of the outbox. One that went away does not care.
+    pub fn answer(self, outcomes: Vec<CommandResult>, outbox: &mut Outbox) {
+        for ((reply, courier), outcome) in self.0.into_iter().zip(outcomes) {
+            outbox.push(&courier, move || drop(reply.send(outcome.map_err(ConsensusError::Rejected))));
         }
     }
 
     pub fn fail(self, error: &ConsensusError) {
-        for reply in self.0 {
+        for (reply, _) in self.0 {
             drop(reply.send(Err(error.clone())));
         }
     }
@@ -59,7 +62,7 @@ impl Gathered {
     pub fn push(&mut self, proposal: Proposal) {
         self.bytes += proposal.command.len() + 8;
         self.commands.push(proposal.command);
-        self.replies.0.push(proposal.reply);
+        self.replies.0.push((proposal.reply, proposal.courier));
     }
 
     /// The data of the entry and its callers.
@@ -97,7 +100,8 @@ mod tests {
         let mut gathered = Gathered::default();
         for command in &commands {
             let (reply, _) = oneshot::channel();
-            gathered.push(Proposal { command: command.encode_to_vec().into(), reply });
+            let command = command.encode_to_vec().into();
+            gathered.push(Proposal { command, reply, courier: Courier::here() });
         }
         let (data, _) = gathered.finish(MemberId(u64::MAX), 300);
         let batch = command::decode(1, &data).expect("it is one");

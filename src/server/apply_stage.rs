@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::apply::{self, Applier};
 use crate::command::CommandResult;
 use crate::consensus::{CommittedEntry, Progress, Replies};
+use crate::courier::Outbox;
 use crate::inbox::{Receiver, Taken};
 use crate::metrics::Metrics;
 use crate::persist::Mailbox;
@@ -24,6 +25,7 @@ pub struct ApplyStage {
     pub committed: Receiver<Vec<CommittedEntry>>,
     pub mailbox: Arc<Mailbox>,
     pub hub: HubInput,
+    pub outbox: Outbox,
     pub progress: Arc<Progress>,
     pub metrics: Metrics,
     /// A turn that takes longer is told.
@@ -72,8 +74,9 @@ impl ApplyStage {
         }
         self.publish();
         for (replies, outcomes) in answers {
-            replies.answer(outcomes);
+            replies.answer(outcomes, &mut self.outbox);
         }
+        self.outbox.send();
         let took = began.elapsed();
         if took > self.warn_after && commands > 0 {
             self.metrics.slow_applies.inc();

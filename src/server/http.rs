@@ -194,7 +194,8 @@ impl HttpEndpoints {
         }
         if failed {
             tracing::warn!(%kind, checks = %lines.trim_end(), "health check failed");
-            return plain(StatusCode::SERVICE_UNAVAILABLE, &lines);
+            // With the empty line that etcd's has.
+            return plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{lines}\n"));
         }
         let verbose = if query.has("verbose") { lines.as_str() } else { "" };
         plain(StatusCode::OK, &format!("{verbose}ok\n"))

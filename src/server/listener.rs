@@ -16,6 +16,7 @@ use super::coalesce::coalesce;
 use super::dispatch::{Dispatcher, Serves};
 use super::places::Places;
 use super::sniff::{self, Sniffed};
+use crate::courier::Courier;
 
 /// Connections that a worker has not begun to serve.
 const MAX_QUEUED_CONNECTIONS: usize = 1024;
@@ -135,6 +136,7 @@ pub async fn serve(
     stopping: watch::Receiver<bool>,
 ) {
     tokio::spawn(tick());
+    tokio::spawn(Courier::run());
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     let mut told = stopping.clone();
     loop {

@@ -87,8 +87,8 @@ pub fn open(config: &Config) -> Result<Opened, Error> {
 }
 
 fn node(config: &Config, data_dir: &DataDir, store: &dyn Store, metrics: &Metrics) -> Result<Node, Error> {
-    let disk = Arc::new(RealDisk::new(data_dir.log())?);
-    let (wal, content) = Wal::open(disk, WalOptions::default())?;
+    let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
+    let (wal, content) = Wal::open(disk, WalOptions::default()).map_err(Error::Log)?;
     if content.torn_bytes > 0 {
         tracing::info!(bytes = content.torn_bytes, "dropped a write that the last stop left unfinished");
     }
@@ -96,7 +96,7 @@ fn node(config: &Config, data_dir: &DataDir, store: &dyn Store, metrics: &Metric
     tracing::info!(entries, applied = applied.index.0, "opened the raft log");
     let timers =
         LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, applied, data_dir.member(), timers)?;
+    let log = RaftLog::new(wal, content, applied, data_dir.member(), timers).map_err(Error::Log)?;
     let ticks = config.raft.election_timeout.as_millis() / config.raft.heartbeat.as_millis().max(1);
     let options = NodeOptions {
         id: data_dir.member(),

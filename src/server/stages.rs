@@ -21,6 +21,7 @@ use crate::background;
 use crate::command::Kind;
 use crate::config::Config;
 use crate::consensus::{Handle, Loop, LoopOptions, Stopper};
+use crate::courier::Outbox;
 use crate::datadir::DataDir;
 use crate::ids::Revision;
 use crate::lease::Leases;
@@ -28,7 +29,6 @@ use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
-use crate::process;
 use crate::rpc;
 use crate::watch as watching;
 use crate::watch::{HubLimits, HubOptions, WatchHub};
@@ -90,6 +90,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         committed,
         mailbox: mailbox.clone(),
         hub: hub_input,
+        outbox: Outbox::default(),
         progress,
         metrics: metrics.clone(),
         warn_after: config.warn.apply,
@@ -164,7 +165,12 @@ impl Stages {
     ///
     /// # Errors
     /// `Stage` when a stage ended, `NotReady`, `Thread`, `Listen`.
-    pub async fn serve(mut self, config: &Config, listeners: Vec<Listener>) -> Result<Running, Error> {
+    pub async fn serve(
+        mut self,
+        config: &Config,
+        listeners: Vec<Listener>,
+        places: Places,
+    ) -> Result<Running, Error> {
         self.wait_until_ready().await?;
         self.announce(config).await?;
         let in_flight = InFlight::default();
@@ -189,7 +195,6 @@ impl Stages {
             let name = format!("front-{number}");
             front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
         }
-        let places = Places::new(process::max_open_files());
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for Listener { socket, serves } in listeners {
             addresses.push(socket.local_addr()?);

@@ -11,6 +11,7 @@ use super::prepared::Prepared;
 use super::thread::{Command, Request, WatchBatch};
 use super::watcher::{Stream, StreamId, Watcher, WatcherId};
 use super::{ALL_WATCHERS, Answer, Queued, Refusal, Stats, WatchCreate};
+use crate::courier::Outbox;
 use crate::ids::Revision;
 use crate::mvcc::{self, Change, Reader};
 
@@ -56,6 +57,8 @@ pub struct Hub {
     /// Everything through here has been handed to the watchers in sync.
     revision: Revision,
     streams: HashMap<StreamId, Stream>,
+    /// Answers on their way to the streams, until the turn ends.
+    outbox: Outbox,
     watchers: Vec<Option<Watcher>>,
     free: Vec<WatcherId>,
     index: Index,
@@ -77,6 +80,7 @@ impl Hub {
             options,
             stats,
             streams: HashMap::new(),
+            outbox: Outbox::default(),
             watchers: Vec::new(),
             free: Vec::new(),
             index: Index::default(),
@@ -136,6 +140,11 @@ impl Hub {
         self.answer_progress();
     }
 
+    /// Sends what the turn has for the streams.
+    pub fn send(&mut self) {
+        self.outbox.send();
+    }
+
     /// Carries out a stream's request.
     pub fn request(&mut self, request: Request) {
         let Request { stream, command, place, _room } = request;
@@ -144,8 +153,8 @@ impl Hub {
             self.missed_changes();
         }
         match command {
-            Command::Open { sender, queued_bytes } => {
-                self.streams.insert(stream, Stream::new(sender, queued_bytes));
+            Command::Open { sender, queued_bytes, courier } => {
+                self.streams.insert(stream, Stream::new(sender, queued_bytes, courier));
                 self.stats.streams.fetch_add(1, Ordering::Relaxed);
                 // Counted before its watchers ask for the revision: see `HubInput::publish`.
                 fence(Ordering::SeqCst);
@@ -181,6 +190,11 @@ impl Hub {
         // Up to a tenth later, so that many servers do not speak at once.
         let jitter = rand::random_range(0.0..0.1);
         self.next_progress = now + self.options.progress_interval.mul_f64(1.0 + jitter);
+        // Those whose close found no room on its way here.
+        let gone = self.streams.iter().filter(|(_, stream)| stream.is_gone()).map(|(id, _)| *id);
+        for stream in gone.collect::<Vec<_>>() {
+            self.close(stream);
+        }
         let mut told: BTreeMap<StreamId, Vec<Queued>> = BTreeMap::new();
         for id in self.wants_progress.clone() {
             let revision = self.revision;
@@ -195,7 +209,7 @@ impl Hub {
         for (stream, answers) in told {
             if let Some(stream) = self.streams.get_mut(&stream) {
                 // Without room it has something to read anyway.
-                drop(stream.try_send(answers));
+                drop(stream.try_send(answers, &mut self.outbox));
             }
         }
     }
@@ -346,7 +360,7 @@ impl Hub {
             let sent = has_room
                 && stream
                     .and_then(|stream| self.streams.get_mut(&stream))
-                    .is_some_and(|stream| stream.try_send(answers).is_ok());
+                    .is_some_and(|stream| stream.try_send(answers, &mut self.outbox).is_ok());
             if sent {
                 self.stats.events_sent.fetch_add(events as u64, Ordering::Relaxed);
             } else {
@@ -403,7 +417,7 @@ impl Hub {
 
     fn push(&mut self, stream: StreamId, queued: Queued) {
         if let Some(owner) = self.streams.get_mut(&stream) {
-            owner.push(queued);
+            owner.push(queued, &mut self.outbox);
             self.flush(stream);
         }
     }
@@ -412,7 +426,7 @@ impl Hub {
         let Some(owner) = self.streams.get_mut(&stream) else {
             return;
         };
-        owner.flush();
+        owner.flush(&mut self.outbox);
         if owner.is_gone() {
             self.close(stream);
         } else if owner.has_pending() {

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::thread::{Command, Event, Request};
 use super::watcher::StreamId;
 use super::{HubStats, Queued, Stats, WatchCreate};
+use crate::courier::Courier;
 use crate::inbox::Sender;
 
 /// Requests of one stream whose answers its client has not taken yet.
@@ -41,7 +42,7 @@ impl WatchHub {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(Semaphore::new(MAX_OPEN_REQUESTS));
         let requests = StreamRequests { hub: self.clone(), stream: id, open };
-        let command = Command::Open { sender, queued_bytes: queued_bytes.clone() };
+        let command = Command::Open { sender, queued_bytes: queued_bytes.clone(), courier: Courier::here() };
         self.send(id, command, None).await?;
         Ok((requests, StreamResponses { receiver, taken: VecDeque::new(), queued_bytes }))
     }
@@ -103,7 +104,7 @@ impl StreamRequests {
 }
 
 impl Drop for StreamRequests {
-    /// A close that finds no room is not needed: the hub sees a stream whose client is gone.
+    /// A close that finds no room is not missed for long: the hub looks for streams whose client is gone.
     fn drop(&mut self) {
         let close = Request { stream: self.stream, command: Command::Close, place: None, _room: None };
         if let Err(refused) = self.hub.events.try_send(Event::Request(close)) {

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::hub::Hub;
 use super::watcher::StreamId;
 use super::{HubOptions, HubStats, Queued, WatchCreate, WatchHub};
+use crate::courier::Courier;
 use crate::ids::Revision;
 use crate::inbox::{Receiver, Sender, Taken, bounded};
 use crate::mvcc::{self, Change, Reader};
@@ -47,7 +48,7 @@ pub(super) enum Event {
 }
 
 pub(super) enum Command {
-    Open { sender: mpsc::Sender<Vec<Queued>>, queued_bytes: Arc<AtomicUsize> },
+    Open { sender: mpsc::Sender<Vec<Queued>>, queued_bytes: Arc<AtomicUsize>, courier: Courier },
     Create(WatchCreate),
     Cancel(i64),
     Progress,
@@ -168,6 +169,8 @@ impl HubThread {
             self.hub.missed_changes();
         }
         self.hub.tick(now);
-        self.hub.catch_up()
+        self.hub.catch_up()?;
+        self.hub.send();
+        Ok(())
     }
 }

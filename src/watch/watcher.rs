@@ -8,6 +8,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Answer, Queued, Wants};
+use crate::courier::{Courier, Outbox};
 use crate::ids::Revision;
 use crate::mvcc::{ChangeKind, KeyRange};
 use crate::wire::EncodedEvent;
@@ -64,11 +65,14 @@ pub(super) struct Stream {
     /// and the number of watchers.
     pending: VecDeque<Queued>,
     queued_bytes: Arc<AtomicUsize>,
+    /// Of the thread on which the stream is served. Everything goes through it, so that the order stays.
+    courier: Courier,
 }
 
 impl Stream {
-    pub fn new(sender: Sender<Vec<Queued>>, queued_bytes: Arc<AtomicUsize>) -> Self {
-        Self { watchers: BTreeMap::new(), next_id: 0, sender, pending: VecDeque::new(), queued_bytes }
+    pub fn new(sender: Sender<Vec<Queued>>, queued_bytes: Arc<AtomicUsize>, courier: Courier) -> Self {
+        let (watchers, pending) = (BTreeMap::new(), VecDeque::new());
+        Self { watchers, next_id: 0, sender, pending, queued_bytes, courier }
     }
 
     pub fn has_pending(&self) -> bool {
@@ -80,21 +84,24 @@ impl Stream {
     }
 
     /// Queues an answer that must not be lost, behind all before it.
-    pub fn push(&mut self, queued: Queued) {
+    pub fn push(&mut self, queued: Queued, outbox: &mut Outbox) {
         self.pending.push_back(queued);
-        self.flush();
+        self.flush(outbox);
     }
 
     /// Sends what is pending, as far as there is room.
-    pub fn flush(&mut self) {
+    pub fn flush(&mut self, outbox: &mut Outbox) {
         if self.pending.is_empty() {
             return;
         }
-        match self.sender.try_reserve() {
-            Ok(place) => place.send(self.pending.drain(..).collect()),
-            Err(TrySendError::Full(())) => {}
+        match self.sender.clone().try_reserve_owned() {
+            Ok(place) => {
+                let answers = self.pending.drain(..).collect();
+                outbox.push(&self.courier, move || drop(place.send(answers)));
+            }
+            Err(TrySendError::Full(_)) => {}
             // The client is gone: the stream's end is on its way to the hub.
-            Err(TrySendError::Closed(())) => self.pending.clear(),
+            Err(TrySendError::Closed(_)) => self.pending.clear(),
         }
     }
 
@@ -106,19 +113,19 @@ impl Stream {
     }
 
     /// Sends events, or gives back that there was no room.
-    pub fn try_send(&mut self, answers: Vec<Queued>) -> Result<(), Full> {
+    pub fn try_send(&mut self, answers: Vec<Queued>, outbox: &mut Outbox) -> Result<(), Full> {
         if !self.has_room() {
             return Err(Full);
         }
         let bytes: usize = answers.iter().map(Queued::bytes).sum();
-        match self.sender.try_reserve() {
+        match self.sender.clone().try_reserve_owned() {
             Ok(place) => {
                 self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-                place.send(answers);
+                outbox.push(&self.courier, move || drop(place.send(answers)));
                 Ok(())
             }
-            Err(TrySendError::Full(())) => Err(Full),
-            Err(TrySendError::Closed(())) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(Full),
+            Err(TrySendError::Closed(_)) => Ok(()),
         }
     }
 }

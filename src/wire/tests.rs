@@ -1,3 +1,5 @@
+//! Messages that are kept encoded travel as the decoded ones do, and any bytes are one or an error.
+
 use proptest::prelude::*;
 use prost::Message;
 

@@ -25,7 +25,7 @@ const WRITERS: usize = 4;
 const FLIPS: u64 = 24;
 
 /// A data directory after a crash, with all that must be in it.
-struct Crashed {
+pub struct Crashed {
     folder: TempDir,
     crowd: Crowd,
     random: StdRng,
@@ -39,7 +39,7 @@ struct Place {
 
 impl Crashed {
     /// `cut`: the log's first segment is gone, so that only the store holds what stood in it.
-    async fn new(seed: u64, cut: bool) -> Self {
+    pub async fn new(seed: u64, cut: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let member = Member::new(&folder.path().join("base"));
         let process = member.start().await;
@@ -62,7 +62,7 @@ impl Crashed {
     }
 
     /// Starts on a copy of the directory that `damage` has changed. When the server starts, everything is checked.
-    async fn start_damaged(&mut self, damage: impl FnOnce(&Path, &mut StdRng)) -> Result<(), Ended> {
+    pub async fn start_damaged(&mut self, damage: impl FnOnce(&Path, &mut StdRng)) -> Result<(), Ended> {
         let copy = self.folder.path().join("copy");
         copy_directory(&self.base(), &copy);
         damage(&copy, &mut self.random);
@@ -126,7 +126,7 @@ fn flip_bit(path: &Path, offset: usize, bit: u32) {
 }
 
 /// Exit code 1 and one line for people that names what is damaged.
-fn assert_refused_well(ended: &Ended, named: &str) {
+pub fn assert_refused_well(ended: &Ended, named: &str) {
     assert_eq!(ended.status.code(), Some(1), "{}\n{}", ended.status, ended.log);
     let lines: Vec<&str> = ended.log.lines().filter(|line| line.starts_with("decklog: ")).collect();
     assert_eq!(lines.len(), 1, "not one line for people:\n{}", ended.log);

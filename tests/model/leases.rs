@@ -135,7 +135,7 @@ impl Run {
                     self.log.push_back(entry);
                 }
                 6..=11 => self.apply(),
-                12..=14 => self.now += Duration::from_millis(self.random.random_range(0..20_000)),
+                12..=14 => self.turn_clock(),
                 15 | 16 => {
                     let id = self.id();
                     self.renew(id);
@@ -159,6 +159,18 @@ impl Run {
 
     fn id(&mut self) -> i64 {
         self.random.random_range(1..=LEASES)
+    }
+
+    /// Some time on, or to the very end of a lease, or a moment beside it.
+    fn turn_clock(&mut self) {
+        let end = self.naive.values().filter_map(|lease| lease.end).filter(|end| *end > self.now).min();
+        let moment = Duration::from_nanos(1);
+        self.now = match (end, self.random.random_range(0..6)) {
+            (Some(end), 0) => end,
+            (Some(end), 1) => end - moment,
+            (Some(end), 2) => end + moment,
+            _ => self.now + Duration::from_millis(self.random.random_range(0..20_000)),
+        };
     }
 
     fn entry(&mut self) -> Entry {

@@ -232,6 +232,12 @@ impl Naive {
         Ok(())
     }
 
+    /// Whether the same revision changed the key again: a compaction there leaves only what came last.
+    pub fn is_superseded(&self, event: &Event) -> bool {
+        let mut later = self.events.iter().filter(|other| other.id() > event.id());
+        later.any(|other| other.revision == event.revision && other.key == event.key)
+    }
+
     fn compact(&mut self, revision: i64) -> Result<pb::CompactionResponse, Rejection> {
         if revision <= self.compacted {
             return Err(Rejection::Compacted);

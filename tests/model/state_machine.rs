@@ -8,7 +8,7 @@ use decklog::wire::etcdserverpb as pb;
 use rand::Rng;
 
 use crate::checks::{Held, Stream};
-use crate::naive::{Naive, Pin};
+use crate::naive::{Event, Naive, Pin};
 use crate::programs::Programs;
 use crate::rig::{Place, Rig};
 
@@ -152,10 +152,8 @@ impl Run {
     fn nothing_too_much_is_stored(&mut self) {
         let compacted = self.naive.compacted;
         let survivors = self.naive.survivors(compacted);
-        let left = self.naive.events.iter().filter(|event| {
-            event.revision > compacted || survivors.contains(&(event.revision, event.key.clone()))
-        });
-        let expected: Vec<_> = left.map(|event| (event.revision, event.sub)).collect();
+        let ids = self.naive.events.iter().map(Event::id);
+        let expected: Vec<_> = ids.filter(|id| id.0 > compacted || survivors.contains(id)).collect();
         assert_eq!(self.rig.stored(), expected, "compacted at {compacted}");
     }
 

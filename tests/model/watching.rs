@@ -158,16 +158,16 @@ impl Run {
         }
     }
 
-    /// A client goes away, with both ends or first with the one it reads.
+    /// A client goes away: with both ends, first with the one it reads, or unheard.
     fn leave(&mut self) {
         if self.clients.is_empty() || self.programs.random.random_ratio(3, 4) {
             return;
         }
         let place = self.programs.random.random_range(0..self.clients.len());
-        if self.clients[place].is_deaf() || self.programs.random.random() {
-            self.clients.remove(place);
-        } else {
-            self.clients[place].stop_reading();
+        match self.programs.random.random_range(0..4) {
+            0 => self.clients.remove(place).vanish(),
+            1 if !self.clients[place].is_deaf() => self.clients[place].stop_reading(),
+            _ => drop(self.clients.remove(place)),
         }
     }
 
@@ -215,7 +215,7 @@ impl Run {
         self.settle();
         for client in &mut self.clients {
             client.nothing_is_missing(&self.naive);
-            client.ask_progress();
+            client.ask_progress(&self.naive);
         }
         self.settle();
         for client in &mut self.clients {

@@ -8,6 +8,7 @@ use decklog::alarm::Alarms;
 use decklog::apply::Applier;
 use decklog::command::{Kind, Outcome};
 use decklog::consensus::{ConsensusError, LogTimers, Node, NodeOptions, Progress, Proposal, RaftLog};
+use decklog::courier::{Courier, Outbox};
 use decklog::ids::{MemberId, Revision};
 use decklog::lease::Leases;
 use decklog::members::Members;
@@ -100,7 +101,7 @@ impl Member {
                 let (reply, answer) = oneshot::channel();
                 self.waiting.push(answer);
                 let command: decklog::command::Command = to_kind(command).into();
-                Proposal { command: command.encode_to_vec().into(), reply }
+                Proposal { command: command.encode_to_vec().into(), reply, courier: Courier::here() }
             })
             .collect();
         self.node.propose(proposals);
@@ -118,7 +119,7 @@ impl Member {
                 let published = self.applier.publish();
                 self.progress.set_applied(published.round.applied);
                 self.rounds.push((published.round, published.compacted));
-                entry.replies.answer(outcomes);
+                entry.replies.answer(outcomes, &mut Outbox::default());
             }
         }
         let mut answers = Vec::new();

@@ -122,12 +122,16 @@ pub(super) fn decode(segment: &Bytes, place: Place) -> Found {
     let Some(end) = start.checked_add(length as usize).filter(|end| *end <= segment.len()) else {
         return Found::BadPayload;
     };
+    let next = end.next_multiple_of(8);
+    if next > segment.len() {
+        return Found::BadPayload;
+    }
     let payload = segment.slice(start..end);
     if checksum(place, &payload) != payload_checksum {
         return Found::BadPayload;
     }
     match decode_payload(payload) {
-        Some((hard_state, entries)) => Found::Batch { hard_state, entries, next: end.next_multiple_of(8) },
+        Some((hard_state, entries)) => Found::Batch { hard_state, entries, next },
         None => Found::BadPayload,
     }
 }

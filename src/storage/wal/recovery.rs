@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::record::{self, Found, Place};
+use super::record::{self, Found, HEADER_BYTES, Place};
 use super::{HardState, Segment, Spare, WalContent, WalEntry, segment_name};
 use crate::storage::Error;
 use crate::storage::disk::Disk;
@@ -155,6 +155,9 @@ impl Recovered {
         }
         if offset == 0 {
             return damaged(offset, "its first record is not one of ours");
+        }
+        if bytes.len() < offset + HEADER_BYTES {
+            return damaged(offset, "it is shorter than it was made");
         }
         write_again(disk, &name, &bytes, flushed..offset)?;
         self.content.torn_bytes = clear_tail(disk, &name, id, &bytes, offset)?;

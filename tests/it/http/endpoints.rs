@@ -2,8 +2,10 @@
 
 use std::process::Command;
 
-use decklog::wire::etcdserverpb::PutRequest;
+use decklog::wire::etcdserverpb::alarm_request::AlarmAction;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
+use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
+use decklog::wire::etcdserverpb::{AlarmRequest, AlarmType, PutRequest};
 
 use crate::http_client::{self, Answer};
 use crate::peers::peer_or_skip;
@@ -140,13 +142,33 @@ async fn endpoints_answer_as_those_of_etcd() {
             KvClient::new(server.channel.clone()).put(put).await.expect_err("it is above the quota");
         assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
     }
-    wrong += &differences("alarm", etcd.launch.client_port, decklog.launch.client_port);
-    assert!(wrong.is_empty(), "{wrong}");
+    wrong += &differences("no space", etcd.launch.client_port, decklog.launch.client_port);
     let failing = http_client::get(decklog.launch.client_port, "/health");
     assert_eq!(
         (failing.status, failing.body.trim_end()),
         (503, r#"{"health":"false","reason":"ALARM NOSPACE"}"#)
     );
+    for server in [etcd, decklog] {
+        disarm_and_say_corrupt(server).await;
+    }
+    wrong += &differences("corrupt", etcd.launch.client_port, decklog.launch.client_port);
+    let failing = http_client::get(decklog.launch.client_port, "/readyz");
+    assert!(failing.status == 503 && failing.body.contains("[-]data_corruption failed: "), "{failing:?}");
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Ends the alarm for space, and raises the one for a member whose data differs from the others'.
+async fn disarm_and_say_corrupt(server: &Server) {
+    let mut maintenance = MaintenanceClient::new(server.channel.clone());
+    let all = AlarmRequest { action: AlarmAction::Get.into(), ..Default::default() };
+    let active = maintenance.alarm(all).await.expect("it serves").into_inner().alarms.remove(0);
+    let ask = |action: AlarmAction, alarm: AlarmType| AlarmRequest {
+        action: action.into(),
+        member_id: active.member_id,
+        alarm: alarm.into(),
+    };
+    maintenance.alarm(ask(AlarmAction::Deactivate, AlarmType::Nospace)).await.expect("it serves");
+    maintenance.alarm(ask(AlarmAction::Activate, AlarmType::Corrupt)).await.expect("it serves");
 }
 
 /// With --listen-client-http-urls the client port is for gRPC alone.

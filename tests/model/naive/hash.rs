@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use decklog::wire::KeyValue;
 use prost::Message;
 
@@ -11,37 +10,49 @@ use super::{Event, Naive, Pin, to_pair};
 
 impl Naive {
     pub fn hash(&self, pin: Pin, asked: i64) -> Result<u32, Refused> {
-        let at = pin.resolve(asked)?;
-        // The change of each key that stands at `at`.
-        let kept: BTreeSet<(i64, Bytes)> =
-            self.at(at).iter().map(|(key, row)| (row.modified, key.clone())).collect();
-        let survivors = self.survivors(pin.compacted);
-        let mut hash = crc32c::crc32c(b"key");
-        for event in self.events.iter().filter(|event| event.revision <= at) {
-            let id = (event.revision, event.key.clone());
-            let counts = match event.revision > pin.compacted {
-                true => true,
-                false if event.row.is_none() && event.revision == pin.compacted => false,
-                false if kept.is_empty() => survivors.contains(&id),
-                false => kept.contains(&id),
-            };
-            if counts {
-                hash = crc32c::crc32c_append(hash, &stored_key(event));
-                hash = crc32c::crc32c_append(hash, &stored_value(event));
-            }
+        let begin = crc32c::crc32c(b"key");
+        if asked < 0 {
+            return Ok(begin);
         }
-        Ok(hash)
+        let at = pin.resolve(asked)?;
+        // The changes that stand at `at`.
+        let newest = self.newest(at).into_iter();
+        let kept: BTreeSet<_> = newest.filter(|event| event.row.is_some()).map(Event::id).collect();
+        let survivors = self.survivors(pin.compacted);
+        let counts = |event: &&Event| match event.revision > pin.compacted {
+            true => true,
+            false if event.row.is_none() && event.revision == pin.compacted => false,
+            false if kept.is_empty() => survivors.contains(&event.id()),
+            false => kept.contains(&event.id()),
+        };
+        let counted = self.events.iter().filter(|event| event.revision <= at).filter(counts);
+        Ok(counted.fold(begin, |hash, event| {
+            crc32c::crc32c_append(crc32c::crc32c_append(hash, &stored_key(event)), &stored_value(event))
+        }))
+    }
+
+    /// The last change of each key at or below a revision.
+    fn newest(&self, revision: i64) -> Vec<&Event> {
+        let mut newest = BTreeMap::new();
+        for event in self.events.iter().filter(|event| event.revision <= revision) {
+            newest.insert(&event.key, event);
+        }
+        newest.into_values().collect()
     }
 
     /// The changes at and below a compacted revision that it leaves: the newest of each key, a deletion only if it
     /// happened exactly then.
-    pub fn survivors(&self, compacted: i64) -> BTreeSet<(i64, Bytes)> {
-        let mut newest = BTreeMap::new();
-        for event in self.events.iter().filter(|event| event.revision <= compacted) {
-            newest.insert(event.key.clone(), (event.revision, event.row.is_none()));
-        }
-        let left = newest.into_iter().filter(|(_, (revision, gone))| !gone || *revision == compacted);
-        left.map(|(key, (revision, _))| (revision, key)).collect()
+    pub fn survivors(&self, compacted: i64) -> BTreeSet<(i64, u32)> {
+        let newest = self.newest(compacted).into_iter();
+        let left = newest.filter(|event| event.row.is_some() || event.revision == compacted);
+        left.map(Event::id).collect()
+    }
+}
+
+impl Event {
+    /// Its place among all.
+    pub fn id(&self) -> (i64, u32) {
+        (self.revision, self.sub)
     }
 }
 

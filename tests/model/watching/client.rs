@@ -53,7 +53,8 @@ pub struct Client {
     responses: Option<StreamResponses>,
     /// Requests without an answer, in order; those for progress may be answered late, or not at all.
     asked: VecDeque<Asked>,
-    progress_asked: u64,
+    /// For each the revision that could be read when it was asked: it is about that, or a newer one.
+    progress_asked: VecDeque<i64>,
     progress_told: bool,
     watchers: BTreeMap<i64, Watcher>,
     next_id: i64,
@@ -75,7 +76,7 @@ impl Client {
             requests,
             responses: Some(responses),
             asked: VecDeque::new(),
-            progress_asked: 0,
+            progress_asked: VecDeque::new(),
             progress_told: false,
             watchers: BTreeMap::new(),
             next_id: 0,
@@ -89,6 +90,11 @@ impl Client {
 
     pub fn is_deaf(&self) -> bool {
         self.responses.is_none()
+    }
+
+    /// Goes away without a word: the close of its stream is lost on the way.
+    pub fn vanish(self) {
+        std::mem::forget(self.requests);
     }
 
     pub fn stop_reading(&mut self) {
@@ -110,13 +116,13 @@ impl Client {
                     self.asked.push_back(Asked::Cancel(id));
                 }
             }
-            _ => self.ask_progress(),
+            _ => self.ask_progress(naive),
         }
     }
 
-    pub fn ask_progress(&mut self) {
+    pub fn ask_progress(&mut self, naive: &Naive) {
         self.progress_told = false;
-        self.progress_asked += u64::from(now(self.requests.progress()).is_some());
+        self.progress_asked.extend(now(self.requests.progress()).map(|_| naive.revision()));
     }
 
     /// Takes up to so many answers.
@@ -172,8 +178,8 @@ impl Client {
                 watcher.events(naive, revision.0, &events, met);
             }
             Answer::Progress { id: ALL_WATCHERS, revision } => {
-                assert!(self.progress_asked > 0, "nobody asked");
-                self.progress_asked -= 1;
+                let asked = self.progress_asked.pop_front().expect("somebody asked");
+                assert!(revision.0 >= asked, "progress at {revision}, asked at {asked}");
                 self.progress_told = true;
                 assert!(!self.watchers.is_empty(), "progress of nobody");
                 self.watchers.values_mut().for_each(|watcher| watcher.progress(naive, revision.0));
@@ -228,6 +234,8 @@ impl Client {
         if self.is_deaf() {
             return;
         }
+        // Whatever is not answered by now was not to be.
+        self.progress_asked.clear();
         for asked in std::mem::take(&mut self.asked) {
             match asked {
                 Asked::Cancel(id) => assert!(!self.watchers.contains_key(&id), "cancel of {id} unanswered"),
@@ -235,7 +243,7 @@ impl Client {
             }
         }
         for (id, watcher) in &mut self.watchers {
-            let missing = watcher.expected(naive);
+            let missing = watcher.required(naive);
             assert!(missing.is_none(), "{id} still misses {missing:?}");
         }
     }
@@ -263,11 +271,11 @@ impl Client {
 
 fn refusal(create: &WatchCreate, watchers: &BTreeMap<i64, Watcher>) -> Option<Refusal> {
     let (from, end) = (key_of(create), &create.range_end);
-    if !end.is_empty() && end.as_ref() != [0] && from >= *end {
-        return Some(Refusal::EmptyRange);
-    }
     if create.start_revision < 0 {
         return Some(Refusal::NegativeStart);
+    }
+    if !end.is_empty() && end.as_ref() != [0] && from >= *end {
+        return Some(Refusal::EmptyRange);
     }
     (create.id != 0 && watchers.contains_key(&create.id)).then_some(Refusal::DuplicateId)
 }
@@ -281,6 +289,7 @@ fn random_create(naive: &Naive, programs: &mut Programs) -> WatchCreate {
     let start_revision = match random.random_range(0..20) {
         0 => -1,
         1..=8 => 0,
+        9 if random.random_ratio(1, 8) => i64::MAX,
         9 => naive.revision() + random.random_range(0..6),
         10 | 11 => naive.compacted.max(0) + random.random_range(0..=1),
         12 => random.random_range(0..=naive.compacted.max(0)),

@@ -27,6 +27,18 @@ pub fn key_of(create: &WatchCreate) -> Bytes {
     if create.key.is_empty() { Bytes::from_static(&[0]) } else { create.key.clone() }
 }
 
+/// Whether a compaction may have taken an event out of its revision.
+fn may_be_gone(naive: &Naive, event: &Event) -> bool {
+    event.revision <= naive.compacted && naive.is_superseded(event)
+}
+
+fn is_about(found: &EncodedEvent, event: &Event) -> bool {
+    let found = found.decode().expect("an event");
+    let pair = found.kv.as_ref().expect("every event has one").decode().expect("a pair");
+    let is_put = found.r#type() == EventType::Put;
+    (pair.mod_revision, pair.key, is_put) == (event.revision, event.key.clone(), event.row.is_some())
+}
+
 impl Watcher {
     pub fn new(create: &WatchCreate, current: i64) -> Self {
         let start = if create.start_revision == 0 { current + 1 } else { create.start_revision };
@@ -48,7 +60,7 @@ impl Watcher {
     }
 
     /// The next event that it must be told.
-    pub fn expected<'a>(&mut self, naive: &'a Naive) -> Option<&'a Event> {
+    fn expected<'a>(&mut self, naive: &'a Naive) -> Option<&'a Event> {
         while let Some(event) = naive.events.get(self.next) {
             if self.wants(event) {
                 return Some(event);
@@ -62,7 +74,7 @@ impl Watcher {
     pub fn events(&mut self, naive: &Naive, revision: i64, events: &[EncodedEvent], met: &mut Counts) {
         assert!(!events.is_empty(), "an answer without events");
         for event in events {
-            let expected = self.expected(naive).unwrap_or_else(|| panic!("too much: {event:?}"));
+            let expected = self.expected_as(naive, event);
             self.event(naive, event, expected, met);
             self.next += 1;
             self.told = expected.revision;
@@ -70,8 +82,25 @@ impl Watcher {
         }
         assert!(self.told <= revision, "revision {} in an answer of {revision}", self.told);
         let told = self.told;
-        let is_whole = self.expected(naive).is_none_or(|next| next.revision > told);
+        let is_whole = self.required(naive).is_none_or(|next| next.revision > told);
         assert!(is_whole, "revision {told} is torn");
+    }
+
+    /// What should come now. Of its own revision a compaction leaves only the last change to a key.
+    fn expected_as<'a>(&mut self, naive: &'a Naive, event: &EncodedEvent) -> &'a Event {
+        loop {
+            let expected = self.expected(naive).unwrap_or_else(|| panic!("too much: {event:?}"));
+            if !may_be_gone(naive, expected) || is_about(event, expected) {
+                return expected;
+            }
+            self.next += 1;
+        }
+    }
+
+    /// The next that must come, whatever a compaction has taken out of its revision.
+    pub fn required<'a>(&self, naive: &'a Naive) -> Option<&'a Event> {
+        let coming = naive.events.iter().skip(self.next);
+        coming.filter(|event| self.wants(event)).find(|event| !may_be_gone(naive, event))
     }
 
     fn event(&self, naive: &Naive, event: &EncodedEvent, expected: &Event, met: &mut Counts) {
@@ -100,7 +129,7 @@ impl Watcher {
     /// Told that everything through `revision` was delivered.
     pub fn progress(&mut self, naive: &Naive, revision: i64) {
         assert!(self.start <= revision + 1, "progress at {revision} before the start at {}", self.start);
-        let missing = self.expected(naive).filter(|event| event.revision <= revision);
+        let missing = self.required(naive).filter(|event| event.revision <= revision);
         assert!(missing.is_none(), "progress at {revision} ran ahead of {missing:?}");
         self.told = self.told.max(revision);
     }

@@ -136,7 +136,6 @@ fn with_rows(change: impl FnOnce(&SledStore)) -> Result<Contents, Error> {
     change(&store);
     store.flush().expect("flushed");
     drop(store);
-    drop(open(directory.path()));
     read_all(directory.path())
 }
 

@@ -1,0 +1,231 @@
+//! A disk without room, a real one: a small file system that a foreign file fills under load. Writes are refused with
+//! etcd's text, reads and watches go on, nothing acknowledged is lost, and it goes on by itself when there is room.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use decklog::wire::etcdserverpb::watch_request::RequestUnion;
+use decklog::wire::etcdserverpb::{
+    PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+};
+use tonic::{Code, Status, Streaming};
+
+use crate::libraries::skip;
+use crate::process::{Member, Process};
+
+const SIZE: &str = "96m";
+const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+/// Writes until the disk must have been found full: many times what was left of it.
+const MAX_WRITES: usize = 6000;
+const VALUE_BYTES: usize = 8 << 10;
+/// How long it may take to find that there is room again.
+const RECOVERY: Duration = Duration::from_secs(20);
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A small file system of its own, gone with this.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn mount(test: &str, path: &Path) -> Option<Self> {
+        fs::create_dir(path).expect("a folder can be made");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={SIZE},mode=700"), "tmpfs"])
+            .arg(path)
+            .output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self { path: path.to_owned() }),
+            Ok(output) => {
+                skip(test, &format!("mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
+                None
+            }
+            Err(error) => {
+                skip(test, &format!("mount: {error}"));
+                None
+            }
+        }
+    }
+
+    fn foreign_file(&self) -> PathBuf {
+        self.path.join("foreign")
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) {
+        let mut file = File::create(self.foreign_file()).expect("a file can be made");
+        let piece = vec![0xaa; 64 << 10];
+        while file.write_all(&piece).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.foreign_file()).expect("the foreign file is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let ended = Command::new("umount").arg("--lazy").arg(&self.path).status();
+        if !ended.is_ok_and(|status| status.success()) {
+            eprintln!("cannot unmount {}", self.path.display());
+        }
+    }
+}
+
+/// What was acknowledged, by key.
+#[derive(Default)]
+struct Written {
+    pairs: BTreeMap<Vec<u8>, u32>,
+    count: u32,
+    acknowledged: usize,
+}
+
+impl Written {
+    /// Puts one pair; noted when it is acknowledged.
+    async fn put(&mut self, process: &Process) -> Result<(), Status> {
+        self.count += 1;
+        let key = format!("key-{:03}", self.count % 500).into_bytes();
+        let mut value = self.count.to_le_bytes().to_vec();
+        value.resize(VALUE_BYTES, 7);
+        let request = PutRequest { key: key.clone().into(), value: value.into(), ..Default::default() };
+        process.kv().put(request).await?;
+        self.pairs.insert(key, self.count);
+        self.acknowledged += 1;
+        Ok(())
+    }
+
+    /// `log_alone`: the log may go on in the segments that it has, for as long as the store follows.
+    async fn put_until_refused(&mut self, process: &Process, log_alone: bool) {
+        for _ in 0..MAX_WRITES {
+            if let Err(status) = self.put(process).await {
+                assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, NO_SPACE));
+                return;
+            }
+        }
+        assert!(log_alone, "{MAX_WRITES} writes fit on a full disk");
+        println!("the log went on in what it has");
+    }
+
+    /// Exactly what was acknowledged is there: a write that was refused for want of room changed nothing.
+    async fn check(&self, process: &Process) {
+        for serializable in [false, true] {
+            let request = RangeRequest {
+                key: "key-".into(),
+                range_end: "key.".into(),
+                serializable,
+                ..Default::default()
+            };
+            let answer = process.kv().range(request).await.expect("reads go on").into_inner();
+            let found = answer.kvs.iter().map(|pair| pair.decode().expect("a pair"));
+            let found: BTreeMap<Vec<u8>, u32> = found
+                .map(|pair| {
+                    let number = pair.value[..4].try_into().expect("four bytes");
+                    (pair.key.to_vec(), u32::from_le_bytes(number))
+                })
+                .collect();
+            assert!(found == self.pairs, "{} pairs of {}", found.len(), self.pairs.len());
+        }
+    }
+}
+
+/// A watch of everything, from the first revision on.
+async fn watch(process: &Process) -> Streaming<WatchResponse> {
+    let create = WatchCreateRequest {
+        key: "key-".into(),
+        range_end: "key.".into(),
+        start_revision: 1,
+        ..Default::default()
+    };
+    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let requests = tokio_stream::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
+    process.watch().watch(requests).await.expect("a watch stream").into_inner()
+}
+
+/// Reads events until there were `count` of them.
+async fn read_events(events: &mut Streaming<WatchResponse>, seen: &mut usize, count: usize) {
+    while *seen < count {
+        let next = tokio::time::timeout(RECOVERY, events.message()).await.expect("events go on");
+        *seen += next.expect("the watch goes on").expect("the stream goes on").events.len();
+    }
+    assert_eq!(*seen, count, "an event was told twice");
+}
+
+async fn wait_until_written(written: &mut Written, process: &Process) {
+    let mut tries = tokio::time::interval(RETRY);
+    let recovered = tokio::time::timeout(RECOVERY, async {
+        loop {
+            tries.tick().await;
+            match written.put(process).await {
+                Ok(()) => return,
+                Err(status) => assert_eq!(status.message(), NO_SPACE, "{status}"),
+            }
+        }
+    });
+    recovered.await.expect("writes go on when there is room");
+}
+
+/// `log_alone`: the log stands on the small disk, the rest does not.
+async fn fill_and_recover(test: &str, log_alone: bool) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(test, &folder.path().join("small")) else { return };
+    let member = match log_alone {
+        true => Member::new(&folder.path().join("data")).with_variable("ETCD_WAL_DIR", disk.path.join("wal")),
+        false => Member::new(&disk.path.join("data")),
+    };
+    let process = member.start().await;
+    let mut written = Written::default();
+    for _ in 0..300 {
+        written.put(&process).await.expect("there is room");
+    }
+    let (mut events, mut seen) = (watch(&process).await, 0);
+    disk.fill();
+    written.put_until_refused(&process, log_alone).await;
+    println!("{test}: {} writes were acknowledged", written.acknowledged);
+    written.check(&process).await;
+    read_events(&mut events, &mut seen, written.acknowledged).await;
+
+    disk.make_room();
+    wait_until_written(&mut written, &process).await;
+    for _ in 0..300 {
+        written.put(&process).await.expect("there is room");
+    }
+    written.check(&process).await;
+    read_events(&mut events, &mut seen, written.acknowledged).await;
+
+    // A crash while it is full. The store may need room to open: then the start says so, and nothing else.
+    disk.fill();
+    written.put_until_refused(&process, log_alone).await;
+    process.kill();
+    match member.try_start().await {
+        Ok(process) => {
+            written.check(&process).await;
+            written.put_until_refused(&process, log_alone).await;
+            process.kill();
+        }
+        Err(ended) => {
+            assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+            let told: Vec<_> = ended.log.lines().filter(|line| line.starts_with("decklog: ")).collect();
+            assert!(matches!(told[..], [line] if line.contains("No space left on device")), "{}", ended.log);
+        }
+    }
+    disk.make_room();
+    let process = member.start().await;
+    written.check(&process).await;
+    written.put(&process).await.expect("there is room");
+    process.kill();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_until_there_is_room() {
+    fill_and_recover("a_full_disk_refuses_writes_until_there_is_room", false).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_of_the_log_refuses_writes_until_there_is_room() {
+    fill_and_recover("a_full_disk_of_the_log_refuses_writes_until_there_is_room", true).await;
+}
