@@ -1,7 +1,7 @@
 //! The crash runs: lives that are killed, and lives whose power is cut in a sync. Each begins on what the one before left, and
 //! finds the state after an exact prefix of the rounds, or is counted as failed.
 //!
-//! A power cut is that of the server's crash tests: a library loaded before the others, which keeps what was synced.
+//! A power cut is made by a library that is loaded before the others (`power_cut.c`) and keeps what was synced.
 
 use std::env;
 use std::fs;
@@ -94,8 +94,8 @@ pub fn run(
 }
 
 fn compile(directory: &Path) -> Result<PathBuf, Failure> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/crash/faults.c");
-    let library = directory.join("faults.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("power_cut.c");
+    let library = directory.join("power_cut.so");
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-shared", "-fPIC", "-o"]).args([&library, &source]).args(["-ldl", "-lpthread"]);
     let output = compiler.output().map_err(|error| format!("cc: {error}"))?;
@@ -176,10 +176,10 @@ impl Run<'_> {
         command.args(["--compacting", &compacting.to_string(), "--compacted", &compacted.to_string()]);
         if let (Some(shadow), Some(library)) = (shadow, self.library) {
             command.env("LD_PRELOAD", library);
-            command.env("DECKLOG_SHADOW_FROM", fs::canonicalize(&self.directory)?);
-            command.env("DECKLOG_SHADOW_TO", fs::canonicalize(shadow)?);
-            command.env("DECKLOG_SHADOW_CUT", self.random.random_range(SYNCS).to_string());
-            command.env("DECKLOG_SHADOW_SEED", self.random.random::<u32>().to_string());
+            command.env("ENGINES_SHADOW_FROM", fs::canonicalize(&self.directory)?);
+            command.env("ENGINES_SHADOW_TO", fs::canonicalize(shadow)?);
+            command.env("ENGINES_SHADOW_CUT", self.random.random_range(SYNCS).to_string());
+            command.env("ENGINES_SHADOW_SEED", self.random.random::<u32>().to_string());
         }
         Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
     }
