@@ -234,3 +234,6 @@ impl raft::Storage for RaftLog {
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,13 @@ fn checkpoint(left: &[(LeaseId, i64)]) -> Kind {
     Kind::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints: checkpoints.collect() })
 }
 
+impl Promise {
+    /// Whether its lease is still there.
+    pub fn is_of_one_of(&self, leases: &Leases) -> bool {
+        leases.exists(LeaseId(self.id))
+    }
+}
+
 impl Promises {
     /// As the lease service, after a grant and at each keep-alive.
     pub fn renew(&mut self, leases: &Leases, id: i64, now: Instant) -> Renewed {

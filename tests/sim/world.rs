@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use decklog::command::{Kind, Outcome};
 use decklog::consensus::ConsensusError;
+use decklog::ids::Term;
 use decklog::storage::disk::Fault;
 use decklog::wire::etcdserverpb as pb;
 use rand::Rng;
@@ -39,6 +40,8 @@ pub struct World {
     naive: Naive,
     programs: Programs,
     now: Instant,
+    /// The newest that a member has led in.
+    term: Term,
     asked: VecDeque<Asked>,
     promises: Promises,
     subscriber: Subscriber,
@@ -52,6 +55,7 @@ impl World {
             naive: Naive::default(),
             programs: Programs::new(seed, false),
             now: Instant::now(),
+            term: Term(0),
             asked: VecDeque::new(),
             promises: Promises::default(),
             subscriber: Subscriber::default(),
@@ -121,6 +125,7 @@ impl World {
         self.disks.store.crash(random.random());
         self.now += Duration::from_millis(random.random_range(0..3000));
         let member = Member::start(&self.disks).unwrap_or_else(|error| panic!("cannot start: {error}"));
+        self.has_new_term(&member);
         let mut candidate = self.naive.clone();
         let in_doubt: Vec<_> = self.asked.drain(..).collect();
         for kept in 0..=in_doubt.len() {
@@ -145,7 +150,14 @@ impl World {
         panic!("the state after the crash is that of no prefix with everything acknowledged");
     }
 
+    /// Term and vote are durable before anything is done with them: no term is led in twice.
+    fn has_new_term(&mut self, member: &Member) {
+        assert!(member.term() > self.term, "term {} again", member.term());
+        self.term = member.term();
+    }
+
     fn begin(&mut self, member: &mut Member) {
+        self.has_new_term(member);
         assert!(member.is(&self.naive, self.now), "not the state that was left");
         self.check(member);
         self.subscriber.resume(&member.watches, &self.naive, &mut self.programs);
@@ -261,7 +273,7 @@ impl World {
         };
         let expected = self.naive.apply(&asked.command);
         assert_eq!(found, expected, "{:?}", asked.command);
-        if let Some(promise) = asked.promise.filter(|_| found.is_ok()) {
+        if let Some(promise) = asked.promise.filter(|promise| promise.is_of_one_of(&member.leases)) {
             self.promises.make(promise);
             self.met.lifted += 1;
         }
