@@ -241,6 +241,7 @@ impl Hub {
             id,
             range,
             wants: create.wants,
+            start: Revision(create.start_revision),
             next: Revision(next),
             in_sync: next > self.revision.0,
             fed: false,
@@ -397,11 +398,9 @@ impl Hub {
         }
     }
 
-    /// In sync, and past its start.
+    /// In sync, and past its start: one that waits for a revision to come hears of no other.
     fn is_up_to_date(&self, id: WatcherId) -> bool {
-        self.watchers[id.0]
-            .as_ref()
-            .is_some_and(|watcher| watcher.in_sync && watcher.next.0 <= self.revision.0 + 1)
+        self.watchers[id.0].as_ref().is_some_and(|watcher| watcher.in_sync && watcher.start <= self.revision)
     }
 
     fn has_room(&self, id: WatcherId) -> bool {

@@ -30,6 +30,8 @@ pub(super) struct Watcher {
     pub id: i64,
     pub range: KeyRange,
     pub wants: Wants,
+    /// The revision that it asked to begin with; 0 for the next.
+    pub start: Revision,
     /// Changes below are delivered or not wanted. In sync this is only a lower bound: it got everything through
     /// the hub's revision.
     pub next: Revision,

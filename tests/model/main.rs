@@ -3,6 +3,7 @@
 //! `DECKLOG_MODEL_RUNS` and `DECKLOG_MODEL_SEED` choose how many runs and which.
 
 mod checks;
+mod known_bugs;
 mod leases;
 mod naive;
 mod programs;

@@ -3,6 +3,7 @@
 //! once, whole revisions, with the pair before; progress never runs ahead of them; who is compacted away is told.
 
 mod client;
+mod known_bugs;
 mod watcher;
 
 use std::collections::VecDeque;

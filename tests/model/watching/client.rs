@@ -67,7 +67,7 @@ pub struct Client {
 }
 
 /// The outcome of something that need not wait.
-fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+pub fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(outcome) => Some(outcome),
         Poll::Pending => None,
@@ -259,7 +259,7 @@ impl Client {
     }
 
     fn all_have_started(&self, naive: &Naive) -> bool {
-        self.watchers.values().all(|living| living.watcher.start <= naive.revision() + 1)
+        self.watchers.values().all(|living| living.watcher.asked <= naive.revision())
     }
 
     pub fn progress_was_told(&self, naive: &Naive) {
@@ -273,7 +273,7 @@ impl Client {
 
     pub fn periodic_progress_was_told(&self, naive: &Naive) {
         for (id, living) in self.watchers.iter().filter(|_| !self.is_deaf()) {
-            let expected = living.watcher.wants.progress && living.watcher.start <= naive.revision() + 1;
+            let expected = living.watcher.wants.progress && living.watcher.asked <= naive.revision();
             assert_eq!(living.periodic_progress, u64::from(expected), "watcher {id}");
         }
     }

@@ -18,6 +18,8 @@ pub struct Watcher {
     key: Bytes,
     range_end: Bytes,
     pub wants: Wants,
+    /// The revision that it asked to begin with; 0 for the next.
+    pub asked: i64,
     /// The first revision that it wants.
     pub start: i64,
     /// The next of all events to look at.
@@ -50,6 +52,7 @@ impl Watcher {
             key: key_of(create),
             range_end: create.range_end.clone(),
             wants: create.wants,
+            asked: create.start_revision,
             start,
             next: 0,
             told: start - 1,
@@ -138,7 +141,7 @@ impl Watcher {
 
     /// Told that everything through `revision` was delivered.
     pub fn progress(&mut self, naive: &Naive, revision: i64) {
-        assert!(self.start <= revision + 1, "progress at {revision} before the start at {}", self.start);
+        assert!(self.asked <= revision, "progress at {revision} before the start at {}", self.asked);
         let missing = self.required(naive).filter(|event| event.revision <= revision);
         assert!(missing.is_none(), "progress at {revision} ran ahead of {missing:?}");
         self.told = self.told.max(revision);
