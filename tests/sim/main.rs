@@ -7,6 +7,7 @@
 
 #[path = "../model/checks.rs"]
 mod checks;
+mod known_bugs;
 mod member;
 mod met;
 #[path = "../model/naive.rs"]

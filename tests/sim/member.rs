@@ -133,6 +133,11 @@ impl Member {
                 entry.replies.answer(outcomes, &mut Outbox::default());
             }
         }
+        Ok(self.take_answers())
+    }
+
+    /// The answers that are there.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
         while let Some(first) = self.waiting.front_mut()
             && let Ok(answer) = first.try_recv()
@@ -140,7 +145,7 @@ impl Member {
             answers.push(answer);
             self.waiting.pop_front();
         }
-        Ok(answers)
+        answers
     }
 
     /// Gives the store up to so many rounds as one, as the mailbox merges them, and flushes it.

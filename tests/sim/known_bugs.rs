@@ -1,0 +1,60 @@
+//! Mistakes that were made elsewhere, by the name of what was wrong. The numbers are issues of etcd and TiKV.
+
+use decklog::command::Kind;
+use decklog::ids::Revision;
+use decklog::storage::disk::Fault;
+use decklog::wire::etcdserverpb as pb;
+
+use crate::member::{Disks, Member};
+
+fn put() -> Kind {
+    Kind::Put(pb::PutRequest { key: "a".into(), ..Default::default() })
+}
+
+/// etcd 14370, TiKV 994: a write was answered, and could be read, before the log was flushed.
+#[test]
+fn nothing_is_answered_or_seen_before_its_flush() {
+    let (mut failed, mut done) = (0, 0);
+    for call in 0..6 {
+        for fault in [Fault::Io, Fault::Stop] {
+            let disks = Disks::default();
+            let mut member = Member::start(&disks).expect("a new member");
+            disks.log.fail_at(call, fault);
+            member.propose(&[put()]);
+            let settled = member.settle();
+            match disks.log.failed_call() {
+                None => {
+                    assert_eq!(settled.expect("nothing failed").len(), 1);
+                    done += 1;
+                }
+                Some(_) => {
+                    assert!(settled.is_err());
+                    assert!(member.take_answers().is_empty(), "answered at call {call}");
+                    assert_eq!(member.reader.revision(), Revision(1), "seen at call {call}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    // One write and one flush, and then nothing more.
+    assert_eq!((failed, done), (4, 8));
+}
+
+/// etcd 16596: what was torn while the files were first made could not be opened any more.
+#[test]
+fn a_first_start_that_is_cut_off_anywhere_is_made_good_by_the_next() {
+    let mut cut_off = 0;
+    for call in 0..40 {
+        for seed in 0..4 {
+            let disks = Disks::default();
+            disks.log.fail_at(call, Fault::Stop);
+            cut_off += u32::from(Member::start(&disks).is_err());
+            disks.log.crash(seed);
+            disks.store.crash(seed);
+            let mut member = Member::start(&disks).unwrap_or_else(|error| panic!("call {call}: {error}"));
+            member.propose(&[put()]);
+            assert_eq!(member.settle().expect("it works").len(), 1);
+        }
+    }
+    assert!(cut_off > 20, "only {cut_off} starts were cut off");
+}
