@@ -173,7 +173,8 @@ async fn wait_until_written(written: &mut Written, process: &Process) {
 /// Returns when the store writes nothing: a defragmentation comes behind all rounds. Should the disk fill while sled
 /// writes, the process ends instead (sled takes nothing after a write that failed), and a start goes on.
 async fn settle(process: &Process) {
-    process.maintenance().defragment(DefragmentRequest {}).await.expect("there is room");
+    // It may find no room for its copy: its answer comes behind the rounds all the same.
+    drop(process.maintenance().defragment(DefragmentRequest {}).await);
 }
 
 /// `log_alone`: the log stands on the small disk, the rest does not.
