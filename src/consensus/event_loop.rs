@@ -104,7 +104,7 @@ impl Loop {
     /// # Errors
     /// A fault after which nothing may be acknowledged: the process must stop.
     pub fn run(&mut self) -> Result<(), Error> {
-        let result = self.turns();
+        let result = self.turns().and_then(|()| self.node.close());
         let told = if result.is_ok() { ConsensusError::Stopped } else { ConsensusError::Timeout };
         self.node.fail_waiting(&told);
         result

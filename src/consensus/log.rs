@@ -124,7 +124,7 @@ impl RaftLog {
     ///
     /// # Errors
     /// A fault of the disk.
-    pub fn close(self) -> Result<(), Error> {
+    pub fn close(&mut self) -> Result<(), Error> {
         self.wal.close()
     }
 
@@ -234,3 +234,6 @@ impl raft::Storage for RaftLog {
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -218,6 +218,14 @@ impl Node {
         Ok(())
     }
 
+    /// Ends the log in order, after the last step: nothing works afterwards.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn close(&mut self) -> Result<(), Error> {
+        Ok(self.raw.mut_store().close()?)
+    }
+
     /// Answers everybody who still waits.
     pub fn fail_waiting(&mut self, error: &ConsensusError) {
         for (_, (_, replies)) in std::mem::take(&mut self.waiting) {

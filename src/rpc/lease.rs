@@ -65,6 +65,10 @@ impl LeaseService {
             let checkpoints = vec![pb::LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
             let lift = Kind::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints });
             self.consensus.propose(lift.into()).await?;
+            // Revoked while the lift was on its way: nothing of it is left to promise.
+            if !self.leases.exists(id) {
+                return Ok(0);
+            }
         }
         Ok(renewed.ttl)
     }

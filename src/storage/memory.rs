@@ -25,6 +25,8 @@ struct State {
     calls: u64,
     fail_at: Option<(u64, Fault)>,
     stopped: bool,
+    /// What the call that met the last fault would have done.
+    failed_call: Option<&'static str>,
 }
 
 /// See the module.
@@ -42,6 +44,16 @@ impl MemoryStore {
         state.fail_at = Some((state.calls + call, fault));
     }
 
+    /// What the call that met a fault since the last crash would have done.
+    pub fn failed_call(&self) -> Option<&'static str> {
+        self.0.lock().failed_call
+    }
+
+    /// Calls that may fail, so far.
+    pub fn calls(&self) -> u64 {
+        self.0.lock().calls
+    }
+
     /// Back to the state after the last flush or, as `pick` has it, after one of the rounds since.
     pub fn crash(&self, pick: u64) {
         let mut state = self.0.lock();
@@ -50,15 +62,18 @@ impl MemoryStore {
             state.now = state.since_flush.swap_remove(place);
             state.since_flush = vec![state.now.clone()];
         }
-        (state.stopped, state.fail_at) = (false, None);
+        (state.stopped, state.fail_at, state.failed_call) = (false, None, None);
     }
 
-    fn call(&self) -> Result<parking_lot::MutexGuard<'_, State>, Error> {
+    fn call(&self, what: &'static str) -> Result<parking_lot::MutexGuard<'_, State>, Error> {
         let mut state = self.0.lock();
         let number = state.calls;
         state.calls += 1;
         let fault = state.fail_at.filter(|(at, _)| *at == number).map(|(_, fault)| fault);
         state.stopped |= fault == Some(Fault::Stop);
+        if fault.is_some() {
+            state.failed_call = Some(what);
+        }
         let path = "memory".to_owned();
         if state.stopped || fault == Some(Fault::Io) {
             return Err(Error::Io { path, source: std::io::Error::other("made to fail") });
@@ -83,7 +98,7 @@ impl Store for MemoryStore {
     }
 
     fn write(&self, round: &Round) -> Result<(), Error> {
-        let mut state = self.call()?;
+        let mut state = self.call("write")?;
         if state.since_flush.is_empty() {
             state.wrote();
         }
@@ -103,7 +118,7 @@ impl Store for MemoryStore {
     }
 
     fn flush(&self) -> Result<LogPosition, Error> {
-        let mut state = self.call()?;
+        let mut state = self.call("flush")?;
         state.since_flush.clear();
         state.wrote();
         Ok(state.now.applied)
@@ -145,7 +160,7 @@ impl Store for MemoryStore {
         limit: usize,
         keep: &mut dyn FnMut(&StoredChange) -> bool,
     ) -> Result<Option<FullRevision>, Error> {
-        let mut state = self.call()?;
+        let mut state = self.call("retain")?;
         let end = FullRevision::start_of(Revision(through.0 + 1));
         let range = (Bound::Included(from), Bound::Excluded(end.max(from)));
         let looked_at: Vec<_> =
@@ -168,6 +183,6 @@ impl Store for MemoryStore {
     }
 
     fn defragment(&self) -> Result<bool, Error> {
-        self.call().map(|_| false)
+        self.call("defragment").map(|_| false)
     }
 }

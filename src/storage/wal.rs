@@ -215,12 +215,14 @@ impl Wal {
         Ok(())
     }
 
-    /// Ends the log in order: with this mark, the next start knows that nothing of it is missing.
+    /// Ends the log in order: with this mark, the next start knows that nothing of it is missing. Nothing works
+    /// afterwards.
     ///
     /// # Errors
     /// Faults of the disk.
-    pub fn close(mut self) -> Result<(), Error> {
+    pub fn close(&mut self) -> Result<(), Error> {
         self.flush()?;
+        self.failed = true;
         let place = Place { segment: self.current().id, offset: self.offset };
         if place.offset + 2 * HEADER_BYTES > self.current().bytes {
             return Ok(());

@@ -1,8 +1,12 @@
 //! The state machine as simple as it can be: a whole map for every revision, and every rule as etcd's API has it.
 //! Slow, without an index, without anything shared with the real one but the messages.
 
+// By path, because the simulation has this file from another folder.
+#[path = "naive/hash.rs"]
 mod hash;
+#[path = "naive/reads.rs"]
 mod reads;
+#[path = "naive/txn.rs"]
 mod txn;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +47,7 @@ pub struct Grant {
     pub remaining: i64,
 }
 
+#[derive(Clone)]
 pub struct Naive {
     /// The content at each revision; at 0 and 1 there is nothing.
     pub maps: Vec<Arc<Map>>,
@@ -160,6 +165,11 @@ impl Naive {
 
     pub fn at(&self, revision: i64) -> &Map {
         &self.maps[usize::try_from(revision).expect("not negative")]
+    }
+
+    /// The alarms that are raised, by member and kind.
+    pub fn alarms(&self) -> Vec<(u64, i32)> {
+        self.alarms.iter().copied().collect()
     }
 
     pub fn pin(&self) -> Pin {

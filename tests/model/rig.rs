@@ -18,6 +18,7 @@ use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{Persist, PersistMetrics, PersistParts};
 use decklog::storage::{Error, MemoryStore, Round, SledOptions, SledStore, Store, StoredChange};
+use decklog::wire::etcdserverpb::AlarmType;
 use prost::Message;
 use tempfile::TempDir;
 
@@ -62,6 +63,7 @@ struct Running {
     persist: Persist,
     reader: Reader,
     leases: Leases,
+    alarms: Alarms,
     store: Arc<dyn Store>,
     /// Rounds that the store has not been given.
     rounds: VecDeque<(Round, Option<Revision>)>,
@@ -90,8 +92,9 @@ impl Running {
             metrics: persist_metrics(&Metrics::new(false)),
         };
         let (persist, _) = Persist::new(parts, recovered.compaction_is_open);
-        let applier = Applier::new(recovered.keyspace, leases.clone(), alarms, members, store.applied());
-        Self { applier, persist, reader, leases, store, rounds: VecDeque::new() }
+        let applier =
+            Applier::new(recovered.keyspace, leases.clone(), alarms.clone(), members, store.applied());
+        Self { applier, persist, reader, leases, alarms, store, rounds: VecDeque::new() }
     }
 
     fn publish(&mut self) -> Published {
@@ -117,6 +120,12 @@ impl Rig {
 
     pub fn leases(&self) -> &Leases {
         &self.running.as_ref().expect("it runs but for a moment").leases
+    }
+
+    /// The alarms that are raised, by member and kind.
+    pub fn alarms(&self) -> Vec<(u64, i32)> {
+        let alarms = &self.running.as_ref().expect("it runs but for a moment").alarms;
+        alarms.list(AlarmType::None).iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect()
     }
 
     /// One entry with some commands; not visible yet.

@@ -158,6 +158,7 @@ impl Run {
     }
 
     fn leases(&self) {
+        assert_eq!(self.rig.alarms(), self.naive.alarms());
         let leases = self.rig.leases();
         let bound: usize = self.naive.leases.keys().map(|id| self.naive.keys_of(*id).len()).sum();
         assert_eq!(leases.counts(), (self.naive.leases.len(), bound));

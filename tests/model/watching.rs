@@ -29,9 +29,9 @@ fn every_watcher_gets_exactly_its_events() {
     }
     println!("{met:?}");
     let everything = [
-        met.events,
-        met.with_previous,
-        met.without_previous,
+        met.told.events,
+        met.told.with_previous,
+        met.told.without_previous,
         met.progress,
         met.progress_of_one,
         met.compacted,

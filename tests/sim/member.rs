@@ -1,35 +1,35 @@
-//! A member without threads, clock or files.
+//! A member without threads, clock or files: raft, log, apply, key space, leases, store and watch hub as they are.
 
-use std::ops::ControlFlow;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use decklog::alarm::Alarms;
 use decklog::apply::Applier;
-use decklog::command::{Kind, Outcome};
+use decklog::command::{Command, Kind, Outcome};
 use decklog::consensus::{ConsensusError, LogTimers, Node, NodeOptions, Progress, Proposal, RaftLog};
 use decklog::courier::{Courier, Outbox};
-use decklog::ids::{MemberId, Revision};
+use decklog::ids::{LeaseId, MemberId, Revision, Term};
 use decklog::lease::Leases;
 use decklog::members::Members;
 use decklog::metrics::Metrics;
-use decklog::mvcc::{ChangeKind, Keyspace, Reader};
-use decklog::persist::{Persist, PersistMetrics, PersistParts};
+use decklog::mvcc::{Keyspace, Reader};
+use decklog::persist::{self, Persist, PersistMetrics, PersistParts};
 use decklog::storage::disk::MemoryDisk;
 use decklog::storage::wal::{Wal, WalOptions};
-use decklog::storage::{MemoryStore, Round, Store};
+use decklog::storage::{Error, MemoryStore, Round, Store};
+use decklog::watch::{HubInput, HubLimits, HubOptions, HubThread, WatchHub, connect};
 use decklog::wire::etcdserverpb as pb;
-use decklog::wire::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use decklog::wire::etcdserverpb::request_op::Request;
 use prost::Message;
-use rand::Rng;
-use rand::rngs::SmallRng;
 use tokio::sync::oneshot;
 
-use crate::model::{Answer, Command, Model, Pair};
+use crate::naive::Naive;
 
 const ID: MemberId = MemberId(7);
-const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 4096 };
+const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 1024 };
+/// Small, so that watchers fall behind.
+const LIMITS: HubLimits =
+    HubLimits { queued_batches: 4, queued_sends: 3, changes_per_slice: 5, ..HubLimits::DEFAULT };
 
 /// What survives a crash.
 #[derive(Clone, Default)]
@@ -39,19 +39,26 @@ pub struct Disks {
 }
 
 /// The machine has stopped at a call.
+#[derive(Debug)]
 pub struct Stopped;
 
-type Reply = oneshot::Receiver<Result<Outcome, ConsensusError>>;
+pub type Answer = Result<Outcome, ConsensusError>;
 
 pub struct Member {
     node: Node,
     applier: Applier,
     persist: Persist,
     progress: Arc<Progress>,
-    reader: Reader,
-    /// Rounds that the store has not been given.
-    rounds: Vec<(Round, Option<Revision>)>,
-    waiting: Vec<Reply>,
+    store: Arc<dyn Store>,
+    hub: HubThread,
+    input: HubInput,
+    pub watches: WatchHub,
+    pub reader: Reader,
+    pub leases: Leases,
+    alarms: Alarms,
+    /// Rounds that the store has not been given; the first may have met a full disk.
+    rounds: VecDeque<(Round, Option<Revision>)>,
+    waiting: VecDeque<oneshot::Receiver<Answer>>,
 }
 
 impl Member {
@@ -62,48 +69,51 @@ impl Member {
         let keyspace = recovered.keyspace;
         let leases = Leases::recover(&*store, &recovered.attachments)?;
         let (alarms, members) = (Alarms::recover(&*store)?, Members::recover(&*store, Vec::new())?);
-        let (wal, content) = Wal::open(Arc::new(disks.log.clone()), SMALL_SEGMENTS)?;
-        let applied = store.applied();
-        let timers =
-            LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-        let log = RaftLog::new(wal, content, applied, ID, timers)?;
-        let options = NodeOptions {
-            id: ID,
-            election_ticks: 10,
-            heartbeat_ticks: 1,
-            pre_vote: true,
-            applied: applied.index,
-        };
-        let mut node = Node::new(log, &options)?;
-        node.campaign_if_alone()?;
+        let node = node(disks, &*store, &metrics)?;
         let progress = Arc::new(Progress::default());
-        progress.set_applied(applied);
+        progress.set_applied(store.applied());
         let (reader, tail) = (keyspace.reader(), keyspace.tail());
         let parts = PersistParts {
-            store,
+            store: store.clone(),
             reader: reader.clone(),
             tail,
             progress: progress.clone(),
             metrics: persist_metrics(&metrics),
         };
         let (persist, _) = Persist::new(parts, recovered.compaction_is_open);
-        let applier = Applier::new(keyspace, leases, alarms, members, applied);
-        let mut member =
-            Self { node, applier, persist, progress, reader, rounds: Vec::new(), waiting: Vec::new() };
+        let options = HubOptions { progress_interval: Duration::from_secs(600), limits: LIMITS };
+        let (hub, input, watches) = connect(reader.clone(), options);
+        let applied = store.applied();
+        let applier = Applier::new(keyspace, leases.clone(), alarms.clone(), members, applied);
+        let (rounds, waiting) = (VecDeque::new(), VecDeque::new());
+        let mut member = Self {
+            node,
+            applier,
+            persist,
+            progress,
+            store,
+            hub,
+            input,
+            watches,
+            reader,
+            leases,
+            alarms,
+            rounds,
+            waiting,
+        };
         member.settle().map_err(|Stopped| "the machine stopped while starting")?;
         Ok(member)
     }
 
-    pub fn propose(&mut self, commands: &[Command]) {
-        let proposals: Vec<_> = commands
-            .iter()
-            .map(|command| {
-                let (reply, answer) = oneshot::channel();
-                self.waiting.push(answer);
-                let command: decklog::command::Command = to_kind(command).into();
-                Proposal { command: command.encode_to_vec().into(), reply, courier: Courier::here() }
-            })
-            .collect();
+    /// Puts commands in line; they are answered in order.
+    pub fn propose(&mut self, commands: &[Kind]) {
+        let mut proposals = Vec::new();
+        for command in commands {
+            let (reply, answer) = oneshot::channel();
+            self.waiting.push_back(answer);
+            let command = Command::from(command.clone()).encode_to_vec().into();
+            proposals.push(Proposal { command, reply, courier: Courier::here() });
+        }
         self.node.propose(proposals);
     }
 
@@ -112,43 +122,71 @@ impl Member {
         while self.node.has_ready() {
             let step = self.node.step().map_err(|_stopped| Stopped)?;
             for entry in step.committed {
-                let outcomes = self
-                    .applier
-                    .apply(entry.position, &entry.data, &mut |_, _| {})
-                    .unwrap_or_else(|error| panic!("apply failed: {error}"));
+                let applied = self.applier.apply(entry.position, &entry.data, &mut |_, _| {});
+                let outcomes = applied.unwrap_or_else(|error| panic!("apply failed: {error}"));
                 let published = self.applier.publish();
                 self.progress.set_applied(published.round.applied);
-                self.rounds.push((published.round, published.compacted));
+                if !published.changes.is_empty() {
+                    self.input.publish(published.revision, published.changes);
+                }
+                self.rounds.push_back((published.round, published.compacted));
                 entry.replies.answer(outcomes, &mut Outbox::default());
             }
         }
         let mut answers = Vec::new();
-        while let Some(first) = self.waiting.first_mut() {
-            match first.try_recv() {
-                Ok(Err(ConsensusError::NoSpace | ConsensusError::NoLeader)) => return Err(Stopped),
-                Ok(outcome) => answers.push(to_answer(outcome)),
-                Err(_not_yet) => break,
-            }
-            self.waiting.remove(0);
+        while let Some(first) = self.waiting.front_mut()
+            && let Ok(answer) = first.try_recv()
+        {
+            answers.push(answer);
+            self.waiting.pop_front();
         }
         Ok(answers)
     }
 
-    /// Gives the oldest round to the store and flushes it.
-    pub fn persist(&mut self) -> Result<(), Stopped> {
-        if self.rounds.is_empty() {
+    /// Gives the store up to so many rounds as one, as the mailbox merges them, and flushes it.
+    pub fn persist(&mut self, rounds: usize) -> Result<(), Stopped> {
+        let Some((mut merged, mut compact)) = self.rounds.pop_front() else {
             return Ok(());
+        };
+        let others = rounds.saturating_sub(1).min(self.rounds.len());
+        for (round, compacted) in self.rounds.drain(..others) {
+            merged.applied = round.applied;
+            merged.changes.extend(round.changes);
+            merged.tables.extend(round.tables);
+            compact = compacted.or(compact);
         }
-        let (round, compacts) = self.rounds.remove(0);
-        self.persist.write(&round).map_err(|_stopped| Stopped)?;
-        if let Some(revision) = compacts {
-            self.persist.begin_compaction(revision);
+        match self.persist.write(&merged) {
+            Ok(()) => {
+                if let Some(revision) = compact {
+                    self.persist.begin_compaction(revision);
+                }
+                Ok(())
+            }
+            // It is tried again.
+            Err(Error::Full { .. }) => {
+                self.rounds.push_front((merged, compact));
+                Ok(())
+            }
+            Err(_stopped) => Err(Stopped),
         }
-        Ok(())
     }
 
     pub fn compact_slice(&mut self) -> Result<(), Stopped> {
-        self.persist.step_compaction(3).map_err(|_stopped| Stopped)
+        match self.persist.step_compaction(3) {
+            Ok(())
+            | Err(
+                persist::Error::Store(Error::Full { .. })
+                | persist::Error::Compaction(decklog::mvcc::Error::Storage(Error::Full { .. })),
+            ) => Ok(()),
+            Err(_stopped) => Err(Stopped),
+        }
+    }
+
+    pub fn defragment(&mut self) -> Result<(), Stopped> {
+        match self.store.defragment() {
+            Ok(_) | Err(Error::Full { .. }) => Ok(()),
+            Err(_stopped) => Err(Stopped),
+        }
     }
 
     pub fn cut_log(&mut self) -> Result<(), Stopped> {
@@ -156,124 +194,65 @@ impl Member {
         self.node.progressed(applied, flushed, 0).map_err(|_stopped| Stopped)
     }
 
-    /// Whether the newest state is the model's.
-    pub fn is(&self, model: &Model) -> bool {
-        self.reader.revision() == Revision(model.revision)
-            && self.reader.compacted() == Revision(model.compacted)
-            && self.all(0) == Some(model.all(model.revision))
+    pub fn term(&self) -> Term {
+        self.node.term()
     }
 
-    /// Everything that can be read is what the model says.
-    pub fn check(&self, model: &Model, random: &mut SmallRng, context: &str) {
-        assert!(self.is(model), "{context}: {:?} is not {model:?}", self.all(0));
-        let revision = random.random_range(1..=model.revision);
-        let expected = (revision >= model.compacted).then(|| model.all(revision));
-        assert_eq!(self.all(revision), expected, "{context}: at revision {revision}");
-        let from = random.random_range(model.compacted.max(1)..=model.revision);
-        assert_eq!(self.changes(from), expected_changes(model, from), "{context}: changes from {from}");
+    /// What the hub does between two waits.
+    pub fn turn_hub(&mut self, now: Instant) {
+        self.hub.turn(now).expect("no fault");
     }
 
-    /// Every pair at a revision (0: the newest); `None` when it is compacted.
-    fn all(&self, revision: i64) -> Option<Vec<Pair>> {
-        let everything = Bytes::from_static(&[0]);
-        let request = pb::RangeRequest {
-            key: everything.clone(),
-            range_end: everything,
-            revision,
-            ..Default::default()
+    /// Stops in order.
+    pub fn stop(&mut self) -> Result<(), Stopped> {
+        self.persist(usize::MAX)?;
+        self.node.close().map_err(|_stopped| Stopped)
+    }
+
+    /// Whether the newest state is the naive one, leases with the time that they begin with.
+    pub fn is(&self, naive: &Naive, now: Instant) -> bool {
+        let everything = pb::RangeRequest {
+            key: vec![0].into(),
+            range_end: vec![0].into(),
+            ..pb::RangeRequest::default()
         };
-        let answer = self.reader.snapshot().range(&request).ok()?;
-        assert_eq!(usize::try_from(answer.count), Ok(answer.pairs.len()));
-        let pairs = answer.pairs.iter().map(|pair| {
-            let pair = pair.decode().expect("a pair");
-            (pair.key[1], pair.value[0], pair.create_revision, pair.mod_revision, pair.version)
-        });
-        Some(pairs.collect())
+        let pin = naive.pin();
+        let alarms = self.alarms.list(pb::AlarmType::None);
+        let alarms: Vec<_> = alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect();
+        (self.reader.revision().0, self.reader.compacted().0) == (pin.revision, pin.compacted)
+            && self.reader.snapshot().range(&everything).ok() == naive.range(pin, &everything).ok()
+            && alarms == naive.alarms()
+            && self.has_leases_of(naive, now)
     }
 
-    fn changes(&self, from: i64) -> Vec<(i64, u8, bool)> {
-        let mut changes = Vec::new();
-        self.reader
-            .snapshot()
-            .changes(Revision(from), self.reader.revision(), &mut |change| {
-                changes.push((change.at.main.0, change.key[1], change.kind == ChangeKind::Put));
-                ControlFlow::Continue(())
+    fn has_leases_of(&self, naive: &Naive, now: Instant) -> bool {
+        let same = naive.leases.iter().all(|(id, grant)| {
+            let left = if grant.remaining > 0 { grant.remaining } else { grant.ttl };
+            let found = self.leases.time_to_live(LeaseId(*id), true, now);
+            found.is_some_and(|found| {
+                (found.granted, found.remaining, found.keys) == (grant.ttl, left, naive.keys_of(*id))
             })
-            .expect("read");
-        changes
+        });
+        same && self.leases.counts().0 == naive.leases.len()
     }
 }
 
-/// Changes after the compacted revision are all there; at it, only what was visible.
-fn expected_changes(model: &Model, from: i64) -> Vec<(i64, u8, bool)> {
-    let is_newest_at = |change: &crate::model::Change| {
-        let newest = model
-            .changes
-            .iter()
-            .rev()
-            .find(|other| other.key == change.key && other.revision <= model.compacted);
-        newest.is_some_and(|newest| newest.revision == change.revision)
+fn node(disks: &Disks, store: &dyn Store, metrics: &Metrics) -> Result<Node, Box<dyn std::error::Error>> {
+    let (wal, content) = Wal::open(Arc::new(disks.log.clone()), SMALL_SEGMENTS)?;
+    let applied = store.applied();
+    let timers =
+        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
+    let log = RaftLog::new(wal, content, applied, ID, timers)?;
+    let options = NodeOptions {
+        id: ID,
+        election_ticks: 10,
+        heartbeat_ticks: 1,
+        pre_vote: true,
+        applied: applied.index,
     };
-    let changes = model.changes.iter().filter(|change| change.revision >= from);
-    changes
-        .filter(|change| change.revision > model.compacted || is_newest_at(change))
-        .map(|change| (change.revision, change.key, change.pair.is_some()))
-        .collect()
-}
-
-fn key(key: u8) -> Bytes {
-    vec![b'k', key].into()
-}
-
-fn put(number: u8, value: u8) -> pb::PutRequest {
-    pb::PutRequest { key: key(number), value: vec![value].into(), ..Default::default() }
-}
-
-fn to_kind(command: &Command) -> Kind {
-    match command {
-        Command::Put(key, value) => Kind::Put(put(*key, *value)),
-        Command::Delete(from, to) => {
-            // An empty end would mean one key: a span of nothing is asked for as such.
-            Kind::DeleteRange(pb::DeleteRangeRequest { key: key(*from), range_end: key(*to), prev_kv: false })
-        }
-        Command::Txn { keys, version, value } => {
-            let compare = pb::Compare {
-                result: CompareResult::Equal.into(),
-                target: CompareTarget::Version.into(),
-                key: key(keys[0]),
-                target_union: Some(TargetUnion::Version(*version)),
-                ..Default::default()
-            };
-            let op = |request| pb::RequestOp { request: Some(request) };
-            let success = keys.iter().map(|number| op(Request::RequestPut(put(*number, *value))));
-            let failure = keys.iter().map(|number| {
-                let delete = pb::DeleteRangeRequest { key: key(*number), ..Default::default() };
-                op(Request::RequestDeleteRange(delete))
-            });
-            let (success, failure) = (success.collect(), failure.collect());
-            Kind::Txn(pb::TxnRequest { compare: vec![compare], success, failure })
-        }
-        Command::Compact(revision) => {
-            Kind::Compact(pb::CompactionRequest { revision: *revision, physical: false })
-        }
-    }
-}
-
-fn to_answer(outcome: Result<Outcome, ConsensusError>) -> Answer {
-    let revision = |header: Option<pb::ResponseHeader>| header.expect("every answer has one").revision;
-    match outcome.map_err(|error| error.to_string())? {
-        Outcome::Put(response) => Ok((1, revision(response.header))),
-        Outcome::DeleteRange(response) => Ok((response.deleted, revision(response.header))),
-        Outcome::Txn(response) => {
-            let changed = response.responses.iter().map(|response| match &response.response {
-                Some(pb::response_op::Response::ResponseDeleteRange(response)) => response.deleted,
-                _ => 1,
-            });
-            Ok((changed.sum(), revision(response.header)))
-        }
-        Outcome::Compact(response) => Ok((0, revision(response.header))),
-        other => panic!("not asked for: {other:?}"),
-    }
+    let mut node = Node::new(log, &options)?;
+    node.campaign_if_alone()?;
+    Ok(node)
 }
 
 fn persist_metrics(metrics: &Metrics) -> PersistMetrics {

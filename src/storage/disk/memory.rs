@@ -39,6 +39,8 @@ struct State {
     calls: u64,
     fail_at: Option<(u64, Fault)>,
     stopped: bool,
+    /// What the call that met the last fault would have done, and to which file.
+    failed_call: Option<(&'static str, String)>,
 }
 
 /// See the module. Cheap to clone; all clones are the same disk.
@@ -50,6 +52,11 @@ impl MemoryDisk {
     pub fn fail_at(&self, call: u64, fault: Fault) {
         let mut state = self.0.lock();
         state.fail_at = Some((state.calls + call, fault));
+    }
+
+    /// What the call that met a fault since the last crash would have done, and to which file.
+    pub fn failed_call(&self) -> Option<(&'static str, String)> {
+        self.0.lock().failed_call.clone()
     }
 
     /// Calls that may fail, so far.
@@ -87,6 +94,7 @@ impl MemoryDisk {
         state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
         state.stopped = false;
         state.fail_at = None;
+        state.failed_call = None;
     }
 
     /// A copy that goes its own way.
@@ -113,7 +121,7 @@ impl MemoryDisk {
     }
 
     /// Counts a call and says whether it fails.
-    fn call(&self, name: &str) -> Result<parking_lot::MutexGuard<'_, State>, Error> {
+    fn call(&self, what: &'static str, name: &str) -> Result<parking_lot::MutexGuard<'_, State>, Error> {
         let mut state = self.0.lock();
         let path = format!("memory/{name}");
         let stopped = |path| Err(Error::Io { path, source: io::Error::other("the machine has stopped") });
@@ -122,7 +130,11 @@ impl MemoryDisk {
         }
         let number = state.calls;
         state.calls += 1;
-        match state.fail_at.filter(|(at, _)| *at == number) {
+        let fault = state.fail_at.filter(|(at, _)| *at == number);
+        if fault.is_some() {
+            state.failed_call = Some((what, name.to_owned()));
+        }
+        match fault {
             Some((_, Fault::Io)) => Err(Error::Io { path, source: io::Error::other("made to fail") }),
             Some((_, Fault::Full)) => Err(Error::Full { path }),
             Some((_, Fault::Stop)) => {
@@ -150,7 +162,7 @@ impl Disk for MemoryDisk {
     fn create(&self, name: &str, bytes: u64) -> Result<(), Error> {
         let zeros = vec![0; usize::try_from(bytes).expect("tests are small")];
         let contents = Contents { synced: zeros.clone(), now: zeros, dirty: BTreeSet::new() };
-        self.call(name)?.files.insert(name.to_owned(), contents);
+        self.call("create", name)?.files.insert(name.to_owned(), contents);
         Ok(())
     }
 
@@ -163,7 +175,7 @@ impl Disk for MemoryDisk {
     }
 
     fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        let mut state = self.call(name)?;
+        let mut state = self.call("write", name)?;
         let contents = state.files.get_mut(name).ok_or_else(|| missing(name))?;
         let start = usize::try_from(offset).expect("tests are small");
         contents.now[start..start + bytes.len()].copy_from_slice(bytes);
@@ -172,7 +184,7 @@ impl Disk for MemoryDisk {
     }
 
     fn sync(&self, name: &str) -> Result<(), Error> {
-        let mut state = self.call(name)?;
+        let mut state = self.call("sync", name)?;
         let contents = state.files.get_mut(name).ok_or_else(|| missing(name))?;
         contents.synced.clone_from(&contents.now);
         contents.dirty.clear();
@@ -180,7 +192,7 @@ impl Disk for MemoryDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
-        let mut state = self.call(from)?;
+        let mut state = self.call("rename", from)?;
         let contents = state.files.remove(from).ok_or_else(|| missing(from))?;
         state.files.insert(to.to_owned(), contents);
         for now_called in state.durable.values_mut() {
@@ -195,11 +207,11 @@ impl Disk for MemoryDisk {
 
     /// What is removed is gone also after a crash that forgets the removal; the log removes nothing it needs.
     fn remove(&self, name: &str) -> Result<(), Error> {
-        self.call(name)?.files.remove(name).map(drop).ok_or_else(|| missing(name))
+        self.call("remove", name)?.files.remove(name).map(drop).ok_or_else(|| missing(name))
     }
 
     fn sync_directory(&self) -> Result<(), Error> {
-        let mut state = self.call("")?;
+        let mut state = self.call("sync the directory", "")?;
         state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
         Ok(())
     }

@@ -10,7 +10,7 @@ use decklog::watch::{
 };
 use rand::Rng;
 
-use super::watcher::{Watcher, key_of};
+use super::watcher::{Told, Watcher, key_of};
 use crate::naive::Naive;
 use crate::programs::Programs;
 
@@ -18,9 +18,7 @@ use crate::programs::Programs;
 #[derive(Debug, Default)]
 pub struct Counts {
     pub answers: u64,
-    pub events: u64,
-    pub with_previous: u64,
-    pub without_previous: u64,
+    pub told: Told,
     pub progress: u64,
     pub progress_of_one: u64,
     pub compacted: u64,
@@ -31,15 +29,22 @@ pub struct Counts {
 impl Counts {
     pub fn add(&mut self, other: &Self) {
         self.answers += other.answers;
-        self.events += other.events;
-        self.with_previous += other.with_previous;
-        self.without_previous += other.without_previous;
+        self.told.events += other.told.events;
+        self.told.with_previous += other.told.with_previous;
+        self.told.without_previous += other.told.without_previous;
         self.progress += other.progress;
         self.progress_of_one += other.progress_of_one;
         self.compacted += other.compacted;
         self.refused += other.refused;
         self.canceled += other.canceled;
     }
+}
+
+struct Living {
+    watcher: Watcher,
+    /// It wanted history when it was made.
+    born_behind: bool,
+    periodic_progress: u64,
 }
 
 enum Asked {
@@ -56,7 +61,7 @@ pub struct Client {
     /// For each the revision that could be read when it was asked: it is about that, or a newer one.
     progress_asked: VecDeque<i64>,
     progress_told: bool,
-    watchers: BTreeMap<i64, Watcher>,
+    watchers: BTreeMap<i64, Living>,
     next_id: i64,
     pub unexpectedly_compacted: u64,
 }
@@ -149,7 +154,9 @@ impl Client {
                 assert_eq!(refusal(&create, &self.watchers), None);
                 assert_eq!(id, self.next_id_of(&create));
                 let watcher = Watcher::new(&create, revision.0);
-                assert!(self.watchers.insert(id, watcher).is_none());
+                let born_behind = watcher.start <= revision.0;
+                let living = Living { watcher, born_behind, periodic_progress: 0 };
+                assert!(self.watchers.insert(id, living).is_none());
             }
             Answer::Refused { reason, revision } => {
                 let create = self.next_create();
@@ -164,35 +171,38 @@ impl Client {
                 met.canceled += 1;
             }
             Answer::Compacted { id, compacted } => {
-                let watcher = self.watchers.remove(&id).unwrap_or_else(|| panic!("{id} was not there"));
-                assert!(compacted.0 <= naive.compacted);
-                let needs = watcher.told + 1;
-                assert!(needs < compacted.0, "{id} needs {needs}, and {compacted} can be read");
-                self.unexpectedly_compacted += u64::from(!watcher.born_behind);
+                let living = self.watchers.remove(&id).unwrap_or_else(|| panic!("{id} was not there"));
+                living.watcher.compacted(naive, compacted.0);
+                self.unexpectedly_compacted += u64::from(!living.born_behind);
                 met.compacted += 1;
             }
             Answer::Events { id, revision, events, fragments } => {
-                let watcher = self.watchers.get_mut(&id).unwrap_or_else(|| panic!("{id} is not there"));
-                assert_eq!(fragments, watcher.wants.fragments);
-                assert!(revision.0 <= naive.revision());
-                watcher.events(naive, revision.0, &events, met);
+                let living = self.living(id);
+                assert_eq!(fragments, living.watcher.wants.fragments);
+                living.watcher.events(naive, revision.0, &events, &mut met.told);
             }
             Answer::Progress { id: ALL_WATCHERS, revision } => {
                 let asked = self.progress_asked.pop_front().expect("somebody asked");
                 assert!(revision.0 >= asked, "progress at {revision}, asked at {asked}");
                 self.progress_told = true;
                 assert!(!self.watchers.is_empty(), "progress of nobody");
-                self.watchers.values_mut().for_each(|watcher| watcher.progress(naive, revision.0));
+                for living in self.watchers.values_mut() {
+                    living.watcher.progress(naive, revision.0);
+                }
                 met.progress += 1;
             }
             Answer::Progress { id, revision } => {
-                let watcher = self.watchers.get_mut(&id).unwrap_or_else(|| panic!("{id} is not there"));
-                assert!(watcher.wants.progress);
-                watcher.periodic_progress += 1;
-                watcher.progress(naive, revision.0);
+                let living = self.living(id);
+                assert!(living.watcher.wants.progress);
+                living.periodic_progress += 1;
+                living.watcher.progress(naive, revision.0);
                 met.progress_of_one += 1;
             }
         }
+    }
+
+    fn living(&mut self, id: i64) -> &mut Living {
+        self.watchers.get_mut(&id).unwrap_or_else(|| panic!("{id} is not there"))
     }
 
     /// Requests are answered in order; only a cancel of somebody who is not there is not answered.
@@ -242,14 +252,14 @@ impl Client {
                 Asked::Create(create) => panic!("unanswered: {create:?}"),
             }
         }
-        for (id, watcher) in &mut self.watchers {
-            let missing = watcher.required(naive);
+        for (id, living) in &self.watchers {
+            let missing = living.watcher.required(naive);
             assert!(missing.is_none(), "{id} still misses {missing:?}");
         }
     }
 
     fn all_have_started(&self, naive: &Naive) -> bool {
-        self.watchers.values().all(|watcher| watcher.start <= naive.revision() + 1)
+        self.watchers.values().all(|living| living.watcher.start <= naive.revision() + 1)
     }
 
     pub fn progress_was_told(&self, naive: &Naive) {
@@ -258,18 +268,18 @@ impl Client {
     }
 
     pub fn forget_periodic_progress(&mut self) {
-        self.watchers.values_mut().for_each(|watcher| watcher.periodic_progress = 0);
+        self.watchers.values_mut().for_each(|living| living.periodic_progress = 0);
     }
 
     pub fn periodic_progress_was_told(&self, naive: &Naive) {
-        for (id, watcher) in self.watchers.iter().filter(|_| !self.is_deaf()) {
-            let expected = watcher.wants.progress && watcher.start <= naive.revision() + 1;
-            assert_eq!(watcher.periodic_progress, u64::from(expected), "watcher {id}");
+        for (id, living) in self.watchers.iter().filter(|_| !self.is_deaf()) {
+            let expected = living.watcher.wants.progress && living.watcher.start <= naive.revision() + 1;
+            assert_eq!(living.periodic_progress, u64::from(expected), "watcher {id}");
         }
     }
 }
 
-fn refusal(create: &WatchCreate, watchers: &BTreeMap<i64, Watcher>) -> Option<Refusal> {
+fn refusal(create: &WatchCreate, watchers: &BTreeMap<i64, Living>) -> Option<Refusal> {
     let (from, end) = (key_of(create), &create.range_end);
     if create.start_revision < 0 {
         return Some(Refusal::NegativeStart);

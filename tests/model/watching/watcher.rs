@@ -4,8 +4,15 @@ use bytes::Bytes;
 use decklog::watch::{Wants, WatchCreate};
 use decklog::wire::{EncodedEvent, EventType, KeyValue};
 
-use super::client::Counts;
 use crate::naive::{Event, Naive, is_in, to_pair};
+
+/// What was told, so that a test that tests nothing is seen.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub events: u64,
+    pub with_previous: u64,
+    pub without_previous: u64,
+}
 
 pub struct Watcher {
     key: Bytes,
@@ -13,13 +20,10 @@ pub struct Watcher {
     pub wants: Wants,
     /// The first revision that it wants.
     pub start: i64,
-    /// It wanted history when it was made.
-    pub born_behind: bool,
     /// The next of all events to look at.
     next: usize,
     /// Everything through here it has been told, by events or by progress.
     pub told: i64,
-    pub periodic_progress: u64,
 }
 
 /// The key of a request; an empty one is the first possible.
@@ -47,10 +51,8 @@ impl Watcher {
             range_end: create.range_end.clone(),
             wants: create.wants,
             start,
-            born_behind: start <= current,
             next: 0,
             told: start - 1,
-            periodic_progress: 0,
         }
     }
 
@@ -71,8 +73,9 @@ impl Watcher {
     }
 
     /// The events of one answer.
-    pub fn events(&mut self, naive: &Naive, revision: i64, events: &[EncodedEvent], met: &mut Counts) {
+    pub fn events(&mut self, naive: &Naive, revision: i64, events: &[EncodedEvent], met: &mut Told) {
         assert!(!events.is_empty(), "an answer without events");
+        assert!(revision <= naive.revision());
         for event in events {
             let expected = self.expected_as(naive, event);
             self.event(naive, event, expected, met);
@@ -103,7 +106,7 @@ impl Watcher {
         coming.filter(|event| self.wants(event)).find(|event| !may_be_gone(naive, event))
     }
 
-    fn event(&self, naive: &Naive, event: &EncodedEvent, expected: &Event, met: &mut Counts) {
+    fn event(&self, naive: &Naive, event: &EncodedEvent, expected: &Event, met: &mut Told) {
         let decoded = event.decode().expect("an event");
         let (kind, pair) = match &expected.row {
             Some(row) => (EventType::Put, to_pair(&expected.key, row)),
@@ -124,6 +127,13 @@ impl Watcher {
                 assert_eq!(found, before, "the pair before {expected:?}");
             }
         }
+    }
+
+    /// Told that what it needs next is compacted away.
+    pub fn compacted(&self, naive: &Naive, compacted: i64) {
+        assert!(compacted <= naive.compacted);
+        let needs = self.told + 1;
+        assert!(needs < compacted, "it needs {needs}, and {compacted} can be read");
     }
 
     /// Told that everything through `revision` was delivered.

@@ -1,0 +1,102 @@
+//! The log as raft's storage, against raft's own storage in memory, which is plain: appends that replace what conflicts,
+//! cuts, and every question that raft asks (raft-rs #428 was a storage that appended behind a conflict).
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use raft::Storage;
+use raft::storage::MemStorage;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::storage::disk::{Disk, MemoryDisk};
+use crate::storage::wal::WalOptions;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Entries from so far back, of a term so much newer.
+    Append {
+        back: u64,
+        count: u64,
+        newer: u64,
+    },
+    Cut(u8),
+    Ask {
+        low: u8,
+        high: u8,
+        bytes: u64,
+    },
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u64..4, 1u64..5, 0u64..3).prop_map(|(back, count, newer)| Step::Append { back, count, newer }),
+        1 => any::<u8>().prop_map(Step::Cut),
+        3 => (any::<u8>(), any::<u8>(), 0u64..300).prop_map(|(low, high, bytes)| Step::Ask { low, high, bytes }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+fn open(disk: &MemoryDisk, applied: LogPosition) -> RaftLog {
+    let metrics = Metrics::new(false);
+    let timers =
+        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (wal, content) = Wal::open(disk, WalOptions { segment_bytes: 512 }).expect("opened");
+    RaftLog::new(wal, content, applied, MemberId(1), timers).expect("it fits")
+}
+
+fn place(part: u8, first: u64, last: u64) -> u64 {
+    first + (last - first) * u64::from(part) / 255
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn it_answers_as_the_plain_one(steps in proptest::collection::vec(step(), 1..60)) {
+        let disk = MemoryDisk::default();
+        let (mut log, plain) = (open(&disk, LogPosition::default()), MemStorage::new());
+        let mut term = 1;
+        for step in steps {
+            let (first, last) = (plain.first_index().expect("known"), plain.last_index().expect("known"));
+            match step {
+                Step::Append { back, count, newer } => {
+                    term += newer;
+                    // What is committed is never replaced; the first in memory stands for that here.
+                    let from = (last + 1).saturating_sub(back).max(if first <= last { first + 1 } else { first });
+                    let entry = |index| Entry { index, term, data: vec![7; 30].into(), ..Entry::default() };
+                    let entries: Vec<_> = (from..from + count).map(entry).collect();
+                    plain.wl().append(&entries).expect("taken");
+                    let hard_state = HardState { term, vote: 1, commit: 0, ..HardState::default() };
+                    log.append(Some(&hard_state), &entries).expect("written");
+                    log.flush().expect("flushed");
+                }
+                Step::Cut(part) if first < last => {
+                    let through = place(part, first, last - 1);
+                    plain.wl().compact(through + 1).expect("taken");
+                    log.cut(LogIndex(through)).expect("cut");
+                }
+                Step::Ask { low, high, bytes } if first <= last => {
+                    let low = place(low, first, last);
+                    let high = place(high, low, last + 1).max(low);
+                    let context = || GetEntriesContext::empty(false);
+                    let expected = plain.entries(low, high, bytes, context());
+                    prop_assert_eq!(log.entries(low, high, bytes, context()), expected);
+                }
+                Step::Restart => {
+                    let applied = log.base;
+                    drop(log);
+                    log = open(&disk, applied);
+                }
+                Step::Cut(_) | Step::Ask { .. } => {}
+            }
+            prop_assert_eq!(log.last_index(), plain.last_index());
+            prop_assert_eq!(log.first_index(), plain.first_index());
+            let (first, last) = (plain.first_index().expect("known"), plain.last_index().expect("known"));
+            for index in first..=last + 1 {
+                prop_assert_eq!(log.term(index), plain.term(index));
+            }
+        }
+    }
+}
