@@ -39,12 +39,14 @@ struct Options {
     rounds: usize,
     seconds: String,
     decklog: String,
+    /// Measure nothing: make table and chart again from docs/benchmarks.json.
+    redraw: bool,
 }
 
 impl Options {
     fn parse() -> Result<Self, String> {
         let decklog = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/decklog").to_owned();
-        let mut options = Self { rounds: 5, seconds: "4".to_owned(), decklog };
+        let mut options = Self { rounds: 5, seconds: "4".to_owned(), decklog, redraw: false };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
@@ -54,9 +56,14 @@ impl Options {
                 }
                 "--seconds" => options.seconds = value()?,
                 "--decklog" => options.decklog = value()?,
+                "--redraw" => options.redraw = true,
                 // Cargo says so to every bench.
                 "--bench" => {}
-                _ => return Err(format!("unknown argument {arg}: there are --rounds, --seconds, --decklog")),
+                _ => {
+                    return Err(format!(
+                        "unknown argument {arg}: there are --rounds, --seconds, --decklog, --redraw"
+                    ));
+                }
             }
         }
         Ok(options)
@@ -81,6 +88,14 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
+    let results = if options.redraw { read()? } else { measure(options)? };
+    let rows: Vec<Row> =
+        CASES.iter().zip(&results).map(|((name, _), results)| Row::of(name, results)).collect();
+    println!("{}", table(&rows, options, &results));
+    write(&rows, options, &results)
+}
+
+fn measure(options: &Options) -> Result<Vec<Results>, String> {
     let etcd = servers::find_etcd()?;
     let mut results: Vec<Results> = CASES.iter().map(|_| Results::default()).collect();
     for round in 0..options.rounds {
@@ -103,10 +118,17 @@ fn run(options: &Options) -> Result<(), String> {
             }
         }
     }
-    let rows: Vec<Row> =
-        CASES.iter().zip(&results).map(|((name, _), results)| Row::of(name, results)).collect();
-    println!("{}", table(&rows, options, &results));
-    write(&rows, options, &results)
+    Ok(results)
+}
+
+/// What was measured last.
+fn read() -> Result<Vec<Results>, String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks.json");
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let whole: Value = serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
+    let runs = |case: &Value, whose: &str| case[whose].as_array().cloned().unwrap_or_default();
+    let cases = CASES.iter().enumerate().map(|(place, _)| &whole["cases"][place]);
+    Ok(cases.map(|case| Results { etcd: runs(case, "etcd"), decklog: runs(case, "decklog") }).collect())
 }
 
 fn drive(server: &Server, tool: &str, args: &[&str], seconds: &str) -> Result<Value, String> {
@@ -135,7 +157,10 @@ impl Spread {
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
-        Self { median: at(values.len() / 2), low: at(0), high: at(values.len().saturating_sub(1)) }
+        let last = values.len().saturating_sub(1);
+        // Of an even number of values, the middle of the two in the middle.
+        let median = f64::midpoint(at(last / 2), at(last.div_ceil(2)));
+        Self { median, low: at(0), high: at(last) }
     }
 }
 
