@@ -71,6 +71,19 @@ fn the_applied_index_is_stored_with_its_data() {
     }
 }
 
+/// After a restart the log is read again from where the state stands; an entry before that does nothing.
+#[test]
+fn an_entry_that_the_state_contains_is_not_applied_again() {
+    let mut rig = Rig::new(Place::memory());
+    applied(&mut rig, put("a"));
+    applied(&mut rig, put("a"));
+    rig.publish();
+    rig.persist(usize::MAX);
+    assert_eq!(rig.restart(), 2);
+    rig.replay(0);
+    assert_eq!(rig.reader().revision(), Revision(3));
+}
+
 /// 14685: what ended a defragmentation committed data without the index. Stopped halfway, and again when through.
 #[test]
 fn a_defragmentation_that_is_cut_off_leaves_data_and_index_together() {

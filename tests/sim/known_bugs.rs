@@ -40,6 +40,23 @@ fn nothing_is_answered_or_seen_before_its_flush() {
     assert_eq!((failed, done), (4, 8));
 }
 
+/// The log is cut below what the store has flushed: never below what it only meant to flush.
+#[test]
+fn a_store_whose_flush_failed_does_not_say_that_it_has_it() {
+    for fault in [Fault::Io, Fault::Full] {
+        let disks = Disks::default();
+        let mut member = Member::start(&disks).expect("a new member");
+        member.propose(&[put()]);
+        member.settle().expect("it works");
+        let before = member.flushed();
+        // The write, then the flush.
+        disks.store.fail_at(1, fault);
+        drop(member.persist(9));
+        assert_eq!(disks.store.failed_call(), Some("flush"));
+        assert_eq!(member.flushed(), before, "{fault:?}");
+    }
+}
+
 /// etcd 16596: what was torn while the files were first made could not be opened any more.
 #[test]
 fn a_first_start_that_is_cut_off_anywhere_is_made_good_by_the_next() {

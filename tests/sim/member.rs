@@ -9,7 +9,7 @@ use decklog::apply::Applier;
 use decklog::command::{Command, Kind, Outcome};
 use decklog::consensus::{ConsensusError, LogTimers, Node, NodeOptions, Progress, Proposal, RaftLog};
 use decklog::courier::{Courier, Outbox};
-use decklog::ids::{LeaseId, MemberId, Revision, Term};
+use decklog::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
 use decklog::lease::Leases;
 use decklog::members::Members;
 use decklog::metrics::Metrics;
@@ -197,6 +197,11 @@ impl Member {
     pub fn cut_log(&mut self) -> Result<(), Stopped> {
         let (applied, flushed) = (self.progress.applied().index, self.progress.flushed());
         self.node.progressed(applied, flushed, 0).map_err(|_stopped| Stopped)
+    }
+
+    /// Through where the store says that it has everything for good.
+    pub fn flushed(&self) -> LogIndex {
+        self.progress.flushed()
     }
 
     pub fn term(&self) -> Term {

@@ -7,6 +7,8 @@ pub struct Met {
     pub commands: u64,
     pub crashes: u64,
     pub stopped_in_order: u64,
+    /// Starts on a machine that went on.
+    pub restarts: u64,
     /// Commands without an answer that a crash kept, and lost.
     pub kept_in_doubt: u64,
     pub lost_in_doubt: u64,
@@ -53,6 +55,7 @@ impl Met {
         self.commands += other.commands;
         self.crashes += other.crashes;
         self.stopped_in_order += other.stopped_in_order;
+        self.restarts += other.restarts;
         self.kept_in_doubt += other.kept_in_doubt;
         self.lost_in_doubt += other.lost_in_doubt;
         self.refused_for_space += other.refused_for_space;
@@ -77,6 +80,7 @@ impl Met {
             self.lost_in_doubt,
             self.refused_for_space,
             self.stopped_in_order,
+            self.restarts,
             self.compactions,
             self.renewed,
             self.lifted,

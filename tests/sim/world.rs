@@ -121,7 +121,14 @@ impl World {
     fn crash(&mut self) {
         self.met.crash(self.failed_call());
         let random = &mut self.programs.random;
-        self.disks.log.crash(random.random());
+        let machine_goes_on = matches!(self.disks.log.failed_call(), Some(("sync", _))) && random.random();
+        if machine_goes_on {
+            // What a failed sync has forgotten is still shown.
+            self.disks.log.restart();
+            self.met.restarts += 1;
+        } else {
+            self.disks.log.crash(random.random());
+        }
         self.disks.store.crash(random.random());
         self.now += Duration::from_millis(random.random_range(0..3000));
         let member = Member::start(&self.disks).unwrap_or_else(|error| panic!("cannot start: {error}"));

@@ -15,7 +15,7 @@ const SECTOR_BYTES: usize = 512;
 /// What a call meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// An I/O error; nothing is done.
+    /// An I/O error; nothing is done. A sync that fails so takes what it has not written for written, as systems do.
     Io,
     /// No space; nothing is done.
     Full,
@@ -29,6 +29,18 @@ struct Contents {
     now: Vec<u8>,
     /// Sectors written since the last sync.
     dirty: BTreeSet<usize>,
+    /// Sectors that a failed sync did not write and takes for written: no later sync writes them, unless they are
+    /// written anew.
+    forgotten: BTreeSet<usize>,
+}
+
+impl Contents {
+    /// What was written into a sector is on the platter.
+    fn settle(&mut self, sector: usize) {
+        let end = ((sector + 1) * SECTOR_BYTES).min(self.synced.len());
+        let start = (sector * SECTOR_BYTES).min(end);
+        self.synced[start..end].copy_from_slice(&self.now[start..end]);
+    }
 }
 
 #[derive(Default)]
@@ -81,6 +93,7 @@ impl MemoryDisk {
         }
         for contents in state.files.values_mut() {
             let mut left = contents.synced.clone();
+            contents.forgotten.clear();
             for sector in std::mem::take(&mut contents.dirty) {
                 if random.random() {
                     let end = ((sector + 1) * SECTOR_BYTES).min(left.len());
@@ -95,6 +108,12 @@ impl MemoryDisk {
         state.stopped = false;
         state.fail_at = None;
         state.failed_call = None;
+    }
+
+    /// The process ends and begins again; the machine goes on, and shows what it has not synced.
+    pub fn restart(&self) {
+        let mut state = self.0.lock();
+        (state.stopped, state.fail_at, state.failed_call) = (false, None, None);
     }
 
     /// A copy that goes its own way.
@@ -115,7 +134,7 @@ impl MemoryDisk {
     /// Puts other contents into a file, or a new file, behind the log's back.
     pub fn replace(&self, name: &str, contents: Vec<u8>) {
         let mut state = self.0.lock();
-        let contents = Contents { synced: contents.clone(), now: contents, dirty: BTreeSet::new() };
+        let contents = Contents { synced: contents.clone(), now: contents, ..Contents::default() };
         state.files.insert(name.to_owned(), contents);
         state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
     }
@@ -161,7 +180,7 @@ impl Disk for MemoryDisk {
 
     fn create(&self, name: &str, bytes: u64) -> Result<(), Error> {
         let zeros = vec![0; usize::try_from(bytes).expect("tests are small")];
-        let contents = Contents { synced: zeros.clone(), now: zeros, dirty: BTreeSet::new() };
+        let contents = Contents { synced: zeros.clone(), now: zeros, ..Contents::default() };
         self.call("create", name)?.files.insert(name.to_owned(), contents);
         Ok(())
     }
@@ -179,16 +198,25 @@ impl Disk for MemoryDisk {
         let contents = state.files.get_mut(name).ok_or_else(|| missing(name))?;
         let start = usize::try_from(offset).expect("tests are small");
         contents.now[start..start + bytes.len()].copy_from_slice(bytes);
-        contents.dirty.extend(start / SECTOR_BYTES..(start + bytes.len()).div_ceil(SECTOR_BYTES));
+        let sectors = start / SECTOR_BYTES..(start + bytes.len()).div_ceil(SECTOR_BYTES);
+        contents.forgotten.retain(|sector| !sectors.contains(sector));
+        contents.dirty.extend(sectors);
         Ok(())
     }
 
     fn sync(&self, name: &str) -> Result<(), Error> {
-        let mut state = self.call("sync", name)?;
+        let called = self.call("sync", name).map(drop);
+        let mut state = self.0.lock();
+        let stopped = state.stopped;
         let contents = state.files.get_mut(name).ok_or_else(|| missing(name))?;
-        contents.synced.clone_from(&contents.now);
-        contents.dirty.clear();
-        Ok(())
+        let dirty = std::mem::take(&mut contents.dirty);
+        match called {
+            // Sectors in `dirty` are none that were forgotten.
+            Ok(()) => dirty.into_iter().for_each(|sector| contents.settle(sector)),
+            Err(_) if stopped => contents.dirty = dirty,
+            Err(_) => contents.forgotten.extend(dirty),
+        }
+        called
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), Error> {

@@ -229,6 +229,10 @@ proptest! {
         let whole = record::decode(&bytes.clone().into(), place);
         let expected = record::Found::Batch { hard_state, entries: entries.to_vec(), next };
         prop_assert_eq!(&whole, &expected);
+        for elsewhere in [Place { segment: 8, ..place }, Place { segment: 9, offset: 8 }] {
+            let moved = [vec![0; elsewhere.offset], bytes.clone()].concat();
+            prop_assert_eq!(record::decode(&moved.into(), elsewhere), record::Found::Nothing);
+        }
         let written = HEADER_BYTES + 28 + 21 + length;
         if at < written {
             bytes[at] ^= change;

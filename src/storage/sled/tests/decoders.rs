@@ -55,6 +55,7 @@ proptest! {
         at in any::<prop::sample::Index>(),
         bytes in proptest::collection::vec(any::<u8>(), 1..9),
         cut in 0usize..30,
+        extra in 0usize..3,
     ) {
         let changes = changes(&lengths);
         let whole = body(&changes);
@@ -63,6 +64,7 @@ proptest! {
         let end = (start + bytes.len()).min(body.len());
         body[start..end].copy_from_slice(&bytes[..end - start]);
         body.truncate(body.len() - cut.min(body.len()));
+        body.resize(body.len() + extra, 0);
         let mut unsigned = blocks::encode(&changes)[..rows::CHECKSUM_BYTES].to_vec();
         unsigned.extend_from_slice(&body);
         let decoded = Block::decode(changes[0].at, &unsigned);

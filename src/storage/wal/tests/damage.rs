@@ -194,8 +194,8 @@ proptest! {
             let entry = (index, term, kind, u32::try_from(data).expect("small"), data);
             match kind {
                 0 => file.extend(record::signed_header(place, length, length, flushed)),
-                1 => file.extend(record::signed(place, flushed as usize, &payload([term, 1, index], 0, &[]))),
-                _ => file.extend(record::signed(place, 0, &payload([term, 1, index], 1, &[entry]))),
+                1 => file.extend(record::signed(place, flushed as usize, &payload([term, 1, 0], 0, &[]))),
+                _ => file.extend(record::signed(place, 0, &payload([term, 1, 0], 1, &[entry]))),
             }
             file.resize(file.len().next_multiple_of(8), 0);
         }
@@ -205,7 +205,7 @@ proptest! {
         wal::inspect(&disk, &mut |_| {}).expect("looked at");
         match open(&disk) {
             Ok((mut wal, content)) => {
-                let next = content.entries.last().map_or(1, |entry| entry.index + 1);
+                let next = content.entries.last().map_or(1, |entry| entry.index.saturating_add(1));
                 wal.append(None, &[entry(next, content.hard_state.term, 3000)]).expect("appended");
             }
             Err(error) => prop_assert!(matches!(error, Error::Damaged { .. }), "{}", error),
