@@ -84,13 +84,13 @@ impl SledStore {
     pub fn open(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
         let engine = Engine::open(directory, options.engine_cache_bytes)?;
         let applied = match engine.get(rows::APPLIED)? {
-            Some(row) => rows::decode_applied(&row)?,
+            Some(row) => in_store(directory, rows::decode_applied(&row))?,
             // The engine has checked that it is there.
             None => Applied::default(),
         };
         let mut index = BTreeSet::new();
         engine.scan(rows::BLOCK_PREFIX, &mut |key, _| {
-            index.insert(rows::block_first(key)?);
+            index.insert(in_store(directory, rows::block_first(key))?);
             Ok(())
         })?;
         let items = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX) / BLOCK_BYTES;
@@ -147,13 +147,13 @@ impl SledStore {
 
     fn load(&self, first: FullRevision) -> Result<Option<Arc<Block>>, Error> {
         let row = self.engine.get_alone(&rows::block_key(first))?;
-        row.map(|row| Block::decode(first, &row).map(Arc::new)).transpose()
+        row.map(|row| in_store(&self.directory, Block::decode(first, &row)).map(Arc::new)).transpose()
     }
 
     /// For who goes through many.
     fn load_in_turn(&self, first: FullRevision) -> Result<Option<Block>, Error> {
         let row = self.engine.get_in_turn(&rows::block_key(first))?;
-        row.map(|row| Block::decode(first, &row)).transpose()
+        row.map(|row| in_store(&self.directory, Block::decode(first, &row))).transpose()
     }
 
     /// The change in a place of a block, with its chunks put together; `None` when it was removed meanwhile.
@@ -176,7 +176,8 @@ impl SledStore {
                     Ok(None)
                 };
             };
-            let chunk = rows::checked(&row, || format!("chunk {number} of revision {}", change.at.main))?;
+            let place = || format!("{}, chunk {number} of revision {}", self.place(), change.at.main);
+            let chunk = rows::checked(&row, place)?;
             if chunk.is_empty() || pair.len() + chunk.len() > chunked {
                 return Err(damaged(number, "it has a wrong length"));
             }
@@ -382,7 +383,7 @@ impl Store for SledStore {
         let prefix = rows::table_key(table, &[]);
         let mut found = Vec::new();
         self.engine.scan(&prefix, &mut |key, row| {
-            let value = rows::checked(row, || format!("a row of the {table:?} table"))?;
+            let value = rows::checked(row, || format!("{}, a row of the {table:?} table", self.place()))?;
             found.push((Bytes::copy_from_slice(&key[prefix.len()..]), value));
             Ok(())
         })?;
@@ -438,4 +439,14 @@ impl Store for SledStore {
         }
         Ok(more)
     }
+}
+
+/// Damage that a decoder of rows found, with the store's directory before the row: decoders know rows alone.
+fn in_store<T>(directory: &Path, decoded: Result<T, Error>) -> Result<T, Error> {
+    decoded.map_err(|error| match error {
+        Error::Damaged { place, detail } => {
+            Error::Damaged { place: format!("{}, {place}", directory.display()), detail }
+        }
+        other => other,
+    })
 }

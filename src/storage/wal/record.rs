@@ -45,6 +45,9 @@ pub(super) enum Found {
     Nothing,
     /// The header is ours, its payload is not what was written.
     BadPayload,
+    /// The file ends within this record, or has no room for a header. There is always room for a record that is
+    /// written and the mark that ends a segment: the file was cut, and what is gone may have been flushed.
+    CutShort,
 }
 
 /// Appends a record of hard state and entries.
@@ -110,21 +113,24 @@ pub(super) fn entry_size(data: usize) -> usize {
 }
 
 pub(super) fn decode(segment: &Bytes, place: Place) -> Found {
+    let Some(start) = place.offset.checked_add(HEADER_BYTES).filter(|start| *start <= segment.len()) else {
+        return Found::CutShort;
+    };
     let Some(Header { length, payload_checksum, .. }) = read_header(segment, place) else {
         return Found::Nothing;
     };
-    let start = place.offset + HEADER_BYTES;
     match length {
         END => return Found::End,
         CLOSED => return Found::Closed { next: start },
         _ => {}
     }
-    let Some(end) = start.checked_add(length as usize).filter(|end| *end <= segment.len()) else {
-        return Found::BadPayload;
-    };
+    if length as usize > segment.len() - start {
+        return Found::CutShort;
+    }
+    let end = start + length as usize;
     let next = end.next_multiple_of(8);
     if next > segment.len() {
-        return Found::BadPayload;
+        return Found::CutShort;
     }
     let payload = segment.slice(start..end);
     if checksum(place, &payload) != payload_checksum {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::record::{self, Found, HEADER_BYTES, Place};
+use super::record::{self, Found, Place};
 use super::{HardState, Segment, Spare, WalContent, WalEntry, segment_name};
 use crate::storage::Error;
 use crate::storage::disk::Disk;
@@ -79,6 +79,10 @@ pub fn inspect(disk: &dyn Disk, visit: &mut dyn FnMut(Inspected)) -> Result<(), 
                     visit(Inspected::End { segment, offset });
                     break;
                 }
+                Found::CutShort => {
+                    visit(Inspected::Damaged { segment, offset });
+                    break;
+                }
                 Found::Nothing | Found::BadPayload => {
                     let damaged = was_flushed(&bytes, place);
                     visit(match damaged {
@@ -144,6 +148,7 @@ impl Recovered {
                     self.offset = offset;
                     return Ok(());
                 }
+                Found::CutShort => return damaged(offset, "it is shorter than it was made"),
                 Found::Nothing | Found::BadPayload if !is_last => {
                     return damaged(offset, "a record that was flushed is not what was written");
                 }
@@ -155,9 +160,6 @@ impl Recovered {
         }
         if offset == 0 {
             return damaged(offset, "its first record is not one of ours");
-        }
-        if bytes.len() < offset + HEADER_BYTES {
-            return damaged(offset, "it is shorter than it was made");
         }
         write_again(disk, &name, &bytes, flushed..offset)?;
         self.content.torn_bytes = clear_tail(disk, &name, id, &bytes, offset)?;

@@ -190,6 +190,42 @@ fn a_bit_turned_over_in_a_closed_log_is_named_and_never_read() {
     assert!(caught > 30 * 90, "only {caught} were caught");
 }
 
+/// A record never reaches beyond the file it was written into, so a cut through one shows, whatever it left of it.
+#[test]
+fn a_flushed_record_that_a_cut_takes_away_is_missed() {
+    const NAME: &str = "0000000000000001.wal";
+    let disk = MemoryDisk::default();
+    let (mut wal, _) = open(&disk).expect("a new log");
+    for index in 1..=5 {
+        wal.append(None, &[entry(index, 1, 90)]).expect("appended");
+    }
+    wal.flush().expect("flushed");
+    drop(wal);
+    let whole = disk.read(NAME).expect("read");
+    let (mut named, mut read) = (0, 0);
+    for length in 0..whole.len() {
+        let copy = disk.copy();
+        copy.replace(NAME, whole[..length].to_vec());
+        match open(&copy) {
+            Ok((mut wal, content)) => {
+                assert_eq!(content.entries.len(), 5, "cut to {length} bytes");
+                // There is room again, here or in the next segment.
+                wal.append(None, &[entry(6, 1, 300)]).expect("appended");
+                wal.flush().expect("flushed");
+                let (_, content) = open(&copy).expect("opened again");
+                assert_eq!(content.entries.len(), 6, "cut to {length} bytes");
+                read += 1;
+            }
+            Err(Error::Damaged { place, .. }) => {
+                assert!(place.contains(NAME), "{place}");
+                named += 1;
+            }
+            Err(error) => panic!("cut to {length} bytes: {error}"),
+        }
+    }
+    assert!(named > 5 * 90 && read > 1000, "{named} named, {read} read");
+}
+
 #[test]
 fn real_files_are_reused_and_read_back() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -129,7 +129,7 @@ proptest! {
     }
 }
 
-/// What a store holds is read back through a fresh one after its rows were changed under it.
+/// What a store holds is read back through a fresh one after its rows were changed under it. Damage names the store.
 fn with_rows(change: impl FnOnce(&SledStore)) -> Result<Contents, Error> {
     let directory = tempfile::tempdir().expect("a directory");
     let store = open(directory.path());
@@ -138,7 +138,12 @@ fn with_rows(change: impl FnOnce(&SledStore)) -> Result<Contents, Error> {
     change(&store);
     store.flush().expect("flushed");
     drop(store);
-    read_all(directory.path())
+    let found = read_all(directory.path());
+    if let Err(Error::Damaged { place, .. }) = &found {
+        let store = directory.path().display().to_string();
+        assert!(place.starts_with(&store), "{place} does not name the store");
+    }
+    found
 }
 
 fn put(store: &SledStore, key: Vec<u8>, row: Option<Vec<u8>>) {

@@ -171,7 +171,9 @@ proptest! {
             payload.truncate(payload.len().saturating_sub(cut));
         }
         let place = Place { segment: 1, offset: 0 };
-        let bytes = Bytes::from(record::signed(place, 0, &payload));
+        let mut bytes = record::signed(place, 0, &payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let bytes = Bytes::from(bytes);
         match record::decode(&bytes, place) {
             record::Found::Batch { hard_state, entries, .. } => {
                 let mut again = Vec::new();
