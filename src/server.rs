@@ -13,6 +13,7 @@ mod places;
 mod sniff;
 mod stages;
 mod stop;
+mod until;
 
 use std::io;
 use std::net::SocketAddr;

@@ -14,6 +14,7 @@ use prometheus::IntCounter;
 use tonic::{Code, Status};
 
 use super::in_flight::Guard;
+use super::until::Until;
 use crate::metrics::{Metrics, Rpc};
 use crate::rpc::ClientError;
 
@@ -94,7 +95,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.until.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready()) {
+        if self.until.as_mut().is_some_and(|end| end.poll(context).is_ready()) {
             // It is asked no more after its end.
             self.until = None;
             return Poll::Ready(None);
@@ -158,9 +159,6 @@ pub enum ResponseBody {
     Http(Full<Bytes>),
 }
 
-/// Becomes ready when an answer that has no end of its own must end.
-pub type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// How far a response has been counted.
 #[derive(Default)]
 pub struct FramingState(Framing);
@@ -198,12 +196,20 @@ impl Body for ResponseBody {
             Self::Grpc { inner, framing, answered, until } => {
                 if let Some(end) = until
                     && answered.is_some()
-                    && end.as_mut().poll(context).is_ready()
+                    && end.poll(context).is_ready()
                 {
                     *until = None;
                     return Poll::Ready(Some(Ok(Frame::trailers(stopped(inner, answered)))));
                 }
-                let frame = ready!(Pin::new(inner).poll_frame(context));
+                let frame = ready!(Pin::new(&mut *inner).poll_frame(context));
+                // The stop may have reached the stream's other side first, which then ended it.
+                if answered.is_some()
+                    && until.as_ref().is_some_and(Until::has_come)
+                    && is_good_end(frame.as_ref())
+                {
+                    *until = None;
+                    return Poll::Ready(Some(Ok(Frame::trailers(stopped(inner, answered)))));
+                }
                 if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
                     if let Some(data) = frame.data_ref() {
                         let begun = framing.0.pass(data);
@@ -236,6 +242,17 @@ impl Body for ResponseBody {
     }
 }
 
+/// Whether a stream ends here without saying that anything is wrong.
+fn is_good_end<E>(frame: Option<&Result<Frame<Bytes>, E>>) -> bool {
+    match frame {
+        None => true,
+        Some(Ok(frame)) => {
+            frame.trailers_ref().is_some_and(|end| end.get("grpc-status").is_some_and(|code| code == "0"))
+        }
+        Some(Err(_)) => false,
+    }
+}
+
 /// Ends an answer; these are its trailers.
 fn stopped(inner: &mut tonic::body::Body, answered: &mut Option<Answered>) -> HeaderMap {
     *inner = tonic::body::Body::empty();
@@ -262,8 +279,49 @@ impl Drop for ResponseBody {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::server::in_flight::InFlight;
+
+    /// A stream that ends well, because the server's stop has reached it before it has reached the answer.
+    struct EndsForTheStop(watch::Sender<bool>);
+
+    impl Body for EndsForTheStop {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.0.send_replace(true);
+            let mut trailers = HeaderMap::new();
+            Status::ok("").add_header(&mut trailers).expect("headers");
+            Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        }
+    }
+
+    /// etcd's client for Go closes a watch for good when its stream ends well.
+    #[test]
+    fn a_stream_that_ends_because_the_server_stops_never_ends_well() {
+        let (stop, stopping) = watch::channel(false);
+        let answered = Answered {
+            metrics: Metrics::new(false),
+            path: "/etcdserverpb.Watch/Watch".into(),
+            began: Instant::now(),
+            _guard: InFlight::uncounted(),
+        };
+        let inner = tonic::body::Body::new(EndsForTheStop(stop));
+        let mut body = ResponseBody::grpc(inner, &HeaderMap::new(), answered);
+        body.stop_when(Until::new(stopping));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) else {
+            panic!("it ends at once");
+        };
+        let trailers = frame.into_trailers().expect("the end");
+        assert_eq!(trailers["grpc-status"], "14", "{trailers:?}");
+    }
 
     proptest! {
         #[test]

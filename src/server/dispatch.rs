@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tonic::Status;
 use tower_service::Service;
 
-use super::body::{Answered, RequestBody, ResponseBody, Until};
+use super::body::{Answered, RequestBody, ResponseBody};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
+use super::until::Until;
 use crate::consensus::Handle;
 use crate::ids::MemberId;
 use crate::metrics::{Metrics, Rpc, RpcKind};
@@ -148,7 +149,7 @@ impl Dispatcher {
         let request = request.map(|body| {
             let mut body = RequestBody::new(body, rpc, &self.metrics, max_message_bytes);
             if has_no_end {
-                body.end_when(self.stop());
+                body.end_when(Until::new(self.stopping.clone()));
             }
             tonic::body::Body::new(body)
         });
@@ -156,18 +157,9 @@ impl Dispatcher {
         let (parts, body) = response.into_parts();
         let mut body = ResponseBody::grpc(body, &parts.headers, answered);
         if has_no_end {
-            body.stop_when(self.stop());
+            body.stop_when(Until::new(self.stopping.clone()));
         }
         Response::from_parts(parts, body)
-    }
-
-    /// Ready when the server stops.
-    fn stop(&self) -> Until {
-        let mut stopping = self.stopping.clone();
-        Box::pin(async move {
-            // An error says that nobody can tell any more: the server has stopped.
-            drop(stopping.wait_for(|stopping| *stopping).await);
-        })
     }
 
     async fn call_service(
