@@ -158,10 +158,10 @@ mod tests;
 /// Descriptors of everything in `proto/`, as one encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Every RPC of `proto/`: service, method, whether the client streams, whether the server does.
+/// Every RPC for clients: service, method, whether the client streams, whether the server does.
 pub const RPCS: &[(&str, &str, bool, bool)] = include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
 
-pub use generated::{authpb, etcdserverpb, health, log, membershippb, v3electionpb, v3lockpb};
+pub use generated::{authpb, etcdserverpb, health, log, membershippb, peer, v3electionpb, v3lockpb};
 
 #[expect(clippy::allow_attributes, clippy::too_many_lines, reason = "generated from proto/")]
 mod generated {
@@ -192,5 +192,9 @@ mod generated {
     /// The raft log's entries.
     pub mod log {
         tonic::include_proto!("decklog");
+    }
+    /// What members say to each other.
+    pub mod peer {
+        tonic::include_proto!("decklogpeer");
     }
 }
