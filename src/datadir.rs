@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::ids::{ClusterId, MemberId};
 use crate::storage::disk::make_directory;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const IDENTITY: &str = "decklog.json";
 const LOCK: &str = "lock";
 /// The identity before it is whole.

@@ -16,7 +16,7 @@ use crate::datadir;
 use crate::ids::FullRevision;
 use crate::mvcc::Keyspace;
 use crate::storage::disk::{Disk, RealDisk};
-use crate::storage::wal::{self, Inspected, WalEntry};
+use crate::storage::wal::{self, Inspected, Owner, WalEntry};
 use crate::storage::{SledOptions, SledStore, Store, Table};
 use crate::wire::etcdserverpb::Member;
 
@@ -75,6 +75,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 #[derive(Default)]
 struct Report {
     text: String,
+    /// Whose log it should be.
+    owner: Option<Owner>,
     damaged: bool,
 }
 
@@ -82,6 +84,7 @@ impl Report {
     fn directory(&mut self, options: &Options) -> Result<(), Error> {
         let identity = datadir::identity(&options.directory)?;
         writeln!(self.text, "member {:016x}, cluster {:016x}", identity.0.0, identity.1.0)?;
+        self.owner = Some(Owner { member: identity.0, cluster: identity.1 });
         let log = options.wal_dir.clone().unwrap_or_else(|| options.directory.join("wal"));
         self.log(&log, options.entries)?;
         self.store(&options.directory.join("store"))
@@ -101,6 +104,16 @@ impl Report {
 
     fn record(&mut self, record: Inspected, entries: bool) -> std::fmt::Result {
         match record {
+            Inspected::Head { segment, owner, hard_state } => {
+                let wal::HardState { term, vote, commit } = hard_state;
+                let foreign = self.owner.is_some_and(|expected| expected != owner);
+                self.damaged |= foreign;
+                let foreign = if foreign { ", NOT THIS MEMBER'S" } else { "" };
+                writeln!(
+                    self.text,
+                    "  {segment} at 0: of {owner}{foreign}; term {term}, vote {vote:x}, commit {commit}"
+                )
+            }
             Inspected::Batch { segment, offset, hard_state, entries: found } => {
                 let span = match (found.first(), found.last()) {
                     (Some(first), Some(last)) => format!("entries {} to {}", first.index, last.index),

@@ -27,6 +27,9 @@ pub enum Error {
     /// Bytes that fail their checksum or their grammar. Never read as data.
     #[error("{place} is damaged: {detail}")]
     Damaged { place: String, detail: String },
+    /// A whole log, but not the one that was asked for. Nothing of it was read or changed.
+    #[error("the log in {path} is of {found}, and this is {expected}")]
+    ForeignLog { path: String, found: wal::Owner, expected: wal::Owner },
     /// The disk is full. Nothing of the write is kept; it may be tried again.
     #[error("{path}: no space left on the device")]
     Full { path: String },

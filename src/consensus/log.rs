@@ -141,7 +141,7 @@ impl RaftLog {
 /// The store may be behind the log, never ahead of it, and nothing may be missing between them.
 fn check_fit(content: &WalContent, applied: LogPosition) -> Result<(), Error> {
     let damaged = |detail: String| Err(Error::Damaged { place: "the raft log".to_owned(), detail });
-    let applied = applied.index.0;
+    let LogPosition { index: LogIndex(applied), term: Term(applied_term) } = applied;
     if applied > 0 && content.hard_state.term == 0 {
         return damaged(format!("it is empty, but the store holds the state after entry {applied}"));
     }
@@ -158,6 +158,15 @@ fn check_fit(content: &WalContent, applied: LogPosition) -> Result<(), Error> {
         return damaged(format!(
             "it ends with entry {}, but the store holds the state after entry {applied}",
             last.index
+        ));
+    }
+    let place = applied.checked_sub(first.index).and_then(|place| usize::try_from(place).ok());
+    if let Some(entry) = place.and_then(|place| content.entries.get(place))
+        && entry.term != applied_term
+    {
+        return damaged(format!(
+            "its entry {applied} is of term {}, but the one that the store holds the state after is of term {applied_term}",
+            entry.term
         ));
     }
     Ok(())

@@ -15,7 +15,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::mvcc::{Keyspace, Recovered};
 use crate::storage::disk::RealDisk;
-use crate::storage::wal::{Wal, WalOptions};
+use crate::storage::wal::{Owner, Wal, WalOptions};
 use crate::storage::{SledOptions, SledStore, Store};
 use crate::wire::etcdserverpb as pb;
 
@@ -88,7 +88,8 @@ pub fn open(config: &Config) -> Result<Opened, Error> {
 
 fn node(config: &Config, data_dir: &DataDir, store: &dyn Store, metrics: &Metrics) -> Result<Node, Error> {
     let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
-    let (wal, content) = Wal::open(disk, WalOptions::default()).map_err(Error::Log)?;
+    let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
+    let (wal, content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
     if content.torn_bytes > 0 {
         tracing::info!(bytes = content.torn_bytes, "dropped a write that the last stop left unfinished");
     }

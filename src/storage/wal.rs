@@ -8,19 +8,33 @@ mod recovery;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Error;
 use super::disk::Disk;
-use crate::ids::LogIndex;
+use crate::ids::{ClusterId, LogIndex, MemberId};
 use record::{HEADER_BYTES, Place};
 
 pub use recovery::{Inspected, inspect};
 
 /// Emptied segments that are kept to be used again.
 const MAX_SPARES: usize = 2;
+
+/// Whose log it is: in the head of every segment, so that the log of another is never taken for ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub member: MemberId,
+    pub cluster: ClusterId,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member {:016x} of cluster {:016x}", self.member.0, self.cluster.0)
+    }
+}
 
 /// Raft's promises. All 0 in an empty log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +80,7 @@ pub struct WalContent {
 /// See the module.
 pub struct Wal {
     disk: Arc<dyn Disk>,
+    owner: Owner,
     options: WalOptions,
     /// Oldest first; the last is written to.
     segments: VecDeque<Segment>,
@@ -101,14 +116,16 @@ fn segment_name(id: u64) -> String {
 }
 
 impl Wal {
-    /// Opens the log of a directory; an empty directory gets an empty log.
+    /// Opens the log of a directory; an empty directory gets an empty log of `owner`.
     ///
     /// # Errors
-    /// `Damaged` for anything but an unfinished last write; faults of the disk.
-    pub fn open(disk: Arc<dyn Disk>, options: WalOptions) -> Result<(Self, WalContent), Error> {
-        let found = recovery::recover(&*disk)?;
+    /// `ForeignLog` for a log with a segment of another owner; `Damaged` for anything but an unfinished last write;
+    /// faults of the disk.
+    pub fn open(disk: Arc<dyn Disk>, owner: Owner, options: WalOptions) -> Result<(Self, WalContent), Error> {
+        let found = recovery::recover(&*disk, owner)?;
         let mut wal = Self {
             disk,
+            owner,
             options,
             segments: found.segments,
             next_spare: found.next_spare,
@@ -135,7 +152,7 @@ impl Wal {
         self.check()?;
         let reserved = self.reserved + record::entry_size(bytes);
         let fits_here = self.offset + reserved + HEADER_BYTES <= self.current().bytes;
-        let needed = reserved + 4 * HEADER_BYTES + record::size(&[]);
+        let needed = record::HEAD_BYTES + reserved + 4 * HEADER_BYTES;
         if !fits_here && !self.spares.iter().any(|spare| spare.bytes >= needed) {
             self.make_spare(needed)?;
         }
@@ -263,24 +280,22 @@ impl Wal {
         self.begin_segment(place.segment + 1, size)
     }
 
-    /// Begins a segment with the hard state, durable before anything follows it.
+    /// Begins a segment with its owner and the hard state, durable before anything follows it.
     fn begin_segment(&mut self, id: u64, size: usize) -> Result<(), Error> {
-        let head = record::size(&[]);
-        let needed = size + head + 2 * HEADER_BYTES;
+        let needed = record::HEAD_BYTES + size + 2 * HEADER_BYTES;
         if !self.spares.iter().any(|spare| spare.bytes >= needed) {
             self.make_spare(needed)?;
         }
         let fitting = self.spares.iter().position(|spare| spare.bytes >= needed).expect("made above");
         let spare = self.spares.swap_remove(fitting);
-        let mut buffer = Vec::new();
-        record::encode(&mut buffer, Place { segment: id, offset: 0 }, 0, self.hard_state, &[]);
+        let head = record::head(id, self.owner, self.hard_state);
         // Before it has its name: a segment whose head cannot be read is damaged, never unfinished.
-        self.disk.write(&spare.name, 0, &buffer)?;
+        self.disk.write(&spare.name, 0, &head)?;
         self.disk.sync(&spare.name)?;
         self.disk.rename(&spare.name, &segment_name(id))?;
         self.disk.sync_directory()?;
         self.segments.push_back(Segment { id, bytes: spare.bytes, last_index: 0 });
-        (self.offset, self.flushed) = (buffer.len(), buffer.len());
+        (self.offset, self.flushed) = (head.len(), head.len());
         Ok(())
     }
 

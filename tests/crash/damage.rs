@@ -57,7 +57,13 @@ impl Crashed {
         Self { folder, crowd, random: StdRng::seed_from_u64(seed) }
     }
 
-    fn base(&self) -> PathBuf {
+    /// After this, log and store end with the same entry.
+    pub async fn stop_in_order(&self) {
+        let ended = Member::new(&self.base()).start().await.stop().await;
+        assert!(ended.status.success(), "{}\n{}", ended.status, ended.log);
+    }
+
+    pub fn base(&self) -> PathBuf {
         self.folder.path().join("base")
     }
 
@@ -81,6 +87,7 @@ impl Crashed {
         let disk = RealDisk::new(&self.base().join("wal")).expect("the log's directory");
         let (mut records, mut end) = (Vec::new(), None);
         let visited = inspect(&disk, &mut |found| match found {
+            Inspected::Head { segment, .. } => records.push(Place { segment, offset: 0 }),
             Inspected::Batch { segment, offset, .. } => records.push(Place { segment, offset }),
             Inspected::Tail { segment, offset } => end = Some(Place { segment, offset }),
             Inspected::End { .. } | Inspected::Closed { .. } => {}

@@ -3,10 +3,21 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 
-use crate::damage::{Crashed, assert_refused_well, copy_directory};
-use crate::process::Member;
+use bytes::Bytes;
+use decklog::storage::disk::RealDisk;
+use decklog::storage::wal::{HardState, Inspected, Owner, Wal, WalEntry, WalOptions, inspect};
+
+use crate::damage::{Crashed, assert_refused_well};
 use crate::seed;
+
+/// Segments of a log that takes the place of another.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Small enough for many of them.
+const MANY_SEGMENT_BYTES: u64 = 256 << 10;
+const ENTRIES_OF_A_RECORD: usize = 50;
 
 /// What is done to a data directory, and what of it the refusal must name; `None` when it must change nothing.
 type Case = (&'static str, fn(&Path), Option<&'static str>);
@@ -101,22 +112,172 @@ async fn what_is_missing_or_foreign_is_named() {
     }
 }
 
-/// A log of the same member from before, and one of another member, are not taken for its own.
+/// The log of a data directory, taken out of its files.
+struct Log {
+    owner: Owner,
+    hard_state: HardState,
+    entries: Vec<WalEntry>,
+    /// The beginnings of the last segment's records, and at the end where the next would go.
+    last_offsets: Vec<usize>,
+}
+
+impl Log {
+    fn of(data: &Path) -> Self {
+        let (mut owner, mut hard_state) = (None, HardState::default());
+        let (mut entries, mut last_offsets) = (Vec::new(), Vec::new());
+        let visited = inspect(&RealDisk::existing(&data.join("wal")), &mut |found| match found {
+            Inspected::Head { owner: found, .. } => {
+                owner = Some(found);
+                last_offsets = vec![0];
+            }
+            Inspected::Batch { offset, hard_state: found, entries: more, .. } => {
+                hard_state = found;
+                entries.extend(more);
+                last_offsets.push(offset);
+            }
+            Inspected::Tail { offset, .. } => last_offsets.push(offset),
+            Inspected::End { .. } | Inspected::Closed { .. } => {}
+            Inspected::Damaged { segment, offset } => panic!("{segment} is damaged at {offset}"),
+        });
+        visited.expect("the log can be read");
+        Self { owner: owner.expect("it has a segment"), hard_state, entries, last_offsets }
+    }
+
+    /// Puts it in place of a directory's log, in segments of so many bytes.
+    fn replace(&self, data: &Path, segment_bytes: u64) {
+        remove_all(&data.join("wal"));
+        let disk = RealDisk::new(&data.join("wal")).expect("a folder can be made");
+        let opened = Wal::open(Arc::new(disk), self.owner, WalOptions { segment_bytes });
+        let (mut wal, _) = opened.expect("a new log");
+        for entries in self.entries.chunks(ENTRIES_OF_A_RECORD) {
+            wal.append(Some(self.hard_state), entries).expect("it can be written");
+        }
+        wal.flush().expect("it can be flushed");
+    }
+}
+
+/// `decklog inspect` says whose log it is, and fails when it is not this member's.
+fn assert_inspect_names(data: &Path, own: Owner, found: Owner) {
+    let output = Command::new(env!("CARGO_BIN_EXE_decklog")).arg("inspect").arg(data).output();
+    let output = output.expect("the binary was built with the test");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let not_ours = if found == own { "" } else { ", NOT THIS MEMBER'S" };
+    assert!(text.contains(&format!(" at 0: of {found}{not_ours};")), "{text}");
+    assert_eq!(output.status.success(), found == own, "{text}");
+}
+
+/// What is done to a log, which ends where the store ends, before it takes its own place again, and what the refusal says; `None` when there is none.
+type Change = (&'static str, fn(&mut Log), Option<&'static str>);
+
+const CHANGES: &[Change] = &[
+    ("nothing", |_| {}, None),
+    ("another member's, as long", |log| log.owner.member.0 += 1, Some("the log in ")),
+    ("another cluster's, as long", |log| log.owner.cluster.0 += 1, Some("the log in ")),
+    (
+        "another member's, longer",
+        |log| {
+            log.owner.member.0 += 1;
+            let WalEntry { index, term, .. } = *log.entries.last().expect("it has entries");
+            log.entries.push(WalEntry { index: index + 1, term, kind: 0, data: Bytes::new() });
+        },
+        Some("the log in "),
+    ),
+    (
+        "another member's, shorter",
+        |log| {
+            log.owner.member.0 += 1;
+            log.entries.pop();
+        },
+        Some("the log in "),
+    ),
+    (
+        "its own, from before",
+        |log| assert!(log.entries.pop().is_some() && !log.entries.is_empty()),
+        Some("it ends with entry "),
+    ),
+    (
+        "its own, of another course of terms",
+        |log| {
+            log.entries.iter_mut().for_each(|entry| entry.term += 1);
+            log.hard_state.term += 1;
+        },
+        Some("is of term "),
+    ),
+];
+
 #[tokio::test]
 async fn another_log_is_not_taken_for_its_own() {
     let seed = seed("another_log_is_not_taken_for_its_own");
     let mut crashed = Crashed::new(seed, true).await;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let other = Member::new(&folder.path().join("other"));
-    other.start().await.kill();
-    let fresh_log = other.data.join("wal");
-    let started = crashed
-        .start_damaged(|copy, _| {
-            remove_all(&copy.join("wal"));
-            copy_directory(&fresh_log, &copy.join("wal"));
-        })
-        .await;
-    let ended = started.expect_err("a log that ends before the store does is refused");
-    println!("{}", ended.log.lines().last().unwrap_or_default());
-    assert_refused_well(&ended, "raft log");
+    crashed.stop_in_order().await;
+    for (what, change, refused) in CHANGES {
+        let mut owners = None;
+        let started = crashed
+            .start_damaged(|copy, _| {
+                let mut log = Log::of(copy);
+                let own = log.owner;
+                change(&mut log);
+                owners = Some((own, log.owner));
+                log.replace(copy, SEGMENT_BYTES);
+                assert_inspect_names(copy, own, log.owner);
+            })
+            .await;
+        match (started, refused) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => panic!("{what}: it started, with everything there"),
+            (Err(ended), None) => panic!("{what}: refused: {}\n{}", ended.status, ended.log),
+            (Err(ended), Some(said)) => {
+                println!("{what}: {}", ended.log.lines().last().unwrap_or_default());
+                assert_refused_well(&ended, said);
+                let (own, other) = owners.expect("it was changed");
+                let both = format!(" is of {other}, and this is {own}");
+                assert_eq!(ended.log.contains(&both), own != other, "{what}: {}", ended.log);
+            }
+        }
+    }
+}
+
+/// Wherever a segment is cut off: what was flushed is missed, and the zeros behind it are not.
+#[tokio::test]
+async fn a_log_is_cut_off_anywhere() {
+    let mut crashed = Crashed::new(seed("a_log_is_cut_off_anywhere"), true).await;
+    let log = Log::of(&crashed.base());
+    let end = *log.last_offsets.last().expect("it has an end");
+    let records = &log.last_offsets[..log.last_offsets.len() - 1];
+    let middle = records[records.len() / 2];
+    let lengths =
+        [0, 1, 15, 16, 17, 55, 56, 57, middle, middle + 1, middle + 16, middle + 44, end - 1, end, end + 15];
+    for length in lengths {
+        let started = crashed.start_damaged(|copy, _| cut(last_segment(copy), length as u64)).await;
+        let ended = started.expect_err("something flushed is missing");
+        assert_refused_well(&ended, ".wal");
+    }
+    let whole = usize::try_from(fs::metadata(last_segment(&crashed.base())).expect("it is there").len());
+    for length in [end + 16, end + 17, end + 4096, whole.expect("it fits in memory") - 1] {
+        let started = crashed.start_damaged(|copy, _| cut(last_segment(copy), length as u64)).await;
+        started.unwrap_or_else(|ended| panic!("cut to {length}, {end} in use: {}", ended.log));
+    }
+}
+
+/// Of a log in many segments, each is missed, and so is its end.
+#[tokio::test]
+async fn a_segment_in_the_middle_is_gone_or_cut() {
+    let mut crashed = Crashed::new(seed("a_segment_in_the_middle_is_gone_or_cut"), false).await;
+    let base = crashed.base();
+    let log = Log::of(&base);
+    log.replace(&base, MANY_SEGMENT_BYTES);
+    let count = segments(&base).len();
+    assert!(count > 3, "only {count} segments");
+    crashed.start_damaged(|_, _| {}).await.expect("the log in many segments is the same log");
+    let length = usize::try_from(MANY_SEGMENT_BYTES).expect("small");
+    for number in [1, count / 2, count - 2] {
+        let started = crashed.start_damaged(|copy, _| remove(&segments(copy)[number])).await;
+        let ended = started.expect_err("a segment is gone");
+        println!("{}", ended.log.lines().last().unwrap_or_default());
+        assert_refused_well(&ended, "is missing");
+        for length in [0, 40, 56, length / 2, length / 4 * 3] {
+            let started = crashed.start_damaged(|copy, _| cut(&segments(copy)[number], length as u64)).await;
+            assert_refused_well(&started.expect_err("a segment is cut"), ".wal");
+        }
+    }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use decklog::command::{self, Batch, Kind};
 use decklog::consensus::{LogTimers, Node, NodeOptions, RaftLog};
-use decklog::ids::{LogIndex, LogPosition, MemberId, Term};
+use decklog::ids::{ClusterId, LogIndex, LogPosition, MemberId, Term};
 use decklog::metrics::Metrics;
+use decklog::storage::Error;
 use decklog::storage::disk::{Disk, MemoryDisk};
-use decklog::storage::wal::{self, HardState, Wal, WalContent, WalEntry, WalOptions};
+use decklog::storage::wal::{self, HardState, Owner, Wal, WalContent, WalEntry, WalOptions};
 use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::request_op::Request;
 use prost::Message;
@@ -21,6 +22,7 @@ use crate::{damage, turn, within};
 const MESSAGE_TIMES: usize = 400;
 /// The disk in memory gives a copy of each file, and an entry takes more than its 21 bytes.
 const LOG_TIMES: usize = 8;
+const OWNER: Owner = Owner { member: MemberId(7), cluster: ClusterId(8) };
 
 fn commands(random: &mut SmallRng) -> Vec<Kind> {
     let put = pb::PutRequest { key: "key".into(), value: vec![7; 40].into(), lease: 3, ..Default::default() };
@@ -70,7 +72,7 @@ fn any_entry_is_a_batch_or_an_error() {
     assert!(read > 1000 && refused > 1000, "{read} read, {refused} refused");
 }
 
-/// A record as docs/wal.md has it, with right checksums whatever it holds.
+/// A record as docs/storage.md has it, with right checksums whatever it holds.
 fn record(offset: usize, length: u32, flushed: u32, payload: &[u8]) -> Vec<u8> {
     let sum = |bytes: &[u8]| {
         let sum = crc32c::crc32c_append(crc32c::crc32c(&1_u64.to_le_bytes()), &(offset as u64).to_le_bytes());
@@ -83,6 +85,17 @@ fn record(offset: usize, length: u32, flushed: u32, payload: &[u8]) -> Vec<u8> {
     header.extend(payload);
     header.resize(header.len().next_multiple_of(8), 0);
     header
+}
+
+/// Mostly of the owner that opens it, and sometimes damaged.
+fn head(random: &mut SmallRng) -> Vec<u8> {
+    let member = OWNER.member.0 + u64::from(random.random_ratio(1, 10));
+    let numbers = [OWNER.cluster.0, member, 1, 1, 0];
+    let mut payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    if random.random_ratio(1, 4) {
+        damage(&mut payload, random);
+    }
+    payload
 }
 
 fn payload(random: &mut SmallRng) -> Vec<u8> {
@@ -106,9 +119,11 @@ fn payload(random: &mut SmallRng) -> Vec<u8> {
 fn any_segment_is_a_log_or_damaged() {
     let _turn = turn();
     let mut random = SmallRng::seed_from_u64(2);
+    let (mut opened, mut damaged, mut foreign) = (0, 0, 0);
     for _ in 0..4000 {
-        let mut file = Vec::new();
-        for _ in 0..random.random_range(1..5) {
+        let first = head(&mut random);
+        let mut file = record(0, u32::try_from(first.len()).expect("small"), 0, &first);
+        for _ in 0..random.random_range(0..5) {
             let payload = payload(&mut random);
             let honest = u32::try_from(payload.len()).expect("small");
             let lengths = [honest, honest, honest, 0, u32::MAX, u32::MAX - 1, u32::MAX / 2];
@@ -125,11 +140,17 @@ fn any_segment_is_a_log_or_damaged() {
         let seen = within(length, LOG_TIMES, || wal::inspect(&disk, &mut |_| {}));
         seen.expect("it is looked at");
         let options = WalOptions { segment_bytes: 1024 };
-        let opened = within(length, LOG_TIMES, || Wal::open(Arc::new(disk), options));
-        if let Err(error) = opened.map(drop) {
-            assert!(error.to_string().contains("damaged"), "{error}");
+        match within(length, LOG_TIMES, || Wal::open(Arc::new(disk), OWNER, options)) {
+            Ok(_) => opened += 1,
+            Err(Error::Damaged { .. }) => damaged += 1,
+            Err(Error::ForeignLog { found, expected, .. }) => {
+                assert!(found != OWNER && expected == OWNER, "{found}, {expected}");
+                foreign += 1;
+            }
+            Err(error) => panic!("{error}"),
         }
     }
+    assert!(opened > 100 && damaged > 100 && foreign > 100, "{opened}, {damaged}, {foreign}");
 }
 
 fn number(random: &mut SmallRng) -> u64 {
@@ -166,7 +187,7 @@ fn any_log_starts_a_member_or_does_not_fit() {
         let applied = LogPosition { index: LogIndex(number(&mut random)), term: Term(number(&mut random)) };
         let last = content.entries.last().map_or(applied.index.0, |entry| entry.index);
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
-        let (wal, _) = Wal::open(disk, WalOptions { segment_bytes: 4096 }).expect("a new log");
+        let (wal, _) = Wal::open(disk, OWNER, WalOptions { segment_bytes: 4096 }).expect("a new log");
         let timers =
             LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
         let Ok(log) = RaftLog::new(wal, content, applied, MemberId(7), timers) else {

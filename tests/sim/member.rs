@@ -9,14 +9,14 @@ use decklog::apply::Applier;
 use decklog::command::{Command, Kind, Outcome};
 use decklog::consensus::{ConsensusError, LogTimers, Node, NodeOptions, Progress, Proposal, RaftLog};
 use decklog::courier::{Courier, Outbox};
-use decklog::ids::{LeaseId, LogIndex, MemberId, Revision, Term};
+use decklog::ids::{ClusterId, LeaseId, LogIndex, MemberId, Revision, Term};
 use decklog::lease::Leases;
 use decklog::members::Members;
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{self, Persist, PersistMetrics, PersistParts};
 use decklog::storage::disk::MemoryDisk;
-use decklog::storage::wal::{Wal, WalOptions};
+use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::storage::{Error, MemoryStore, Round, Store};
 use decklog::watch::{HubInput, HubLimits, HubOptions, HubThread, WatchHub, connect};
 use decklog::wire::etcdserverpb as pb;
@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use crate::naive::Naive;
 
 const ID: MemberId = MemberId(7);
+const OWNER: Owner = Owner { member: ID, cluster: ClusterId(8) };
 const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 1024 };
 /// Small, so that watchers fall behind.
 const LIMITS: HubLimits =
@@ -248,7 +249,7 @@ impl Member {
 }
 
 fn node(disks: &Disks, store: &dyn Store, metrics: &Metrics) -> Result<Node, Box<dyn std::error::Error>> {
-    let (wal, content) = Wal::open(Arc::new(disks.log.clone()), SMALL_SEGMENTS)?;
+    let (wal, content) = Wal::open(Arc::new(disks.log.clone()), OWNER, SMALL_SEGMENTS)?;
     let applied = store.applied();
     let timers =
         LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };

@@ -8,9 +8,10 @@ use raft::Storage;
 use raft::storage::MemStorage;
 
 use super::*;
+use crate::ids::ClusterId;
 use crate::metrics::Metrics;
 use crate::storage::disk::{Disk, MemoryDisk};
-use crate::storage::wal::WalOptions;
+use crate::storage::wal::{Owner, WalOptions};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -43,7 +44,8 @@ fn open(disk: &MemoryDisk, applied: LogPosition) -> RaftLog {
     let timers =
         LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (wal, content) = Wal::open(disk, WalOptions { segment_bytes: 512 }).expect("opened");
+    let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
+    let (wal, content) = Wal::open(disk, owner, WalOptions { segment_bytes: 512 }).expect("opened");
     RaftLog::new(wal, content, applied, MemberId(1), timers).expect("it fits")
 }
 
@@ -99,4 +101,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_log_with_another_entry_where_the_store_ends_does_not_fit() {
+    let applied = |index, term| LogPosition { index: LogIndex(index), term: Term(term) };
+    let entry = |(index, term)| WalEntry { index, term, kind: 0, data: Vec::new().into() };
+    let entries = [(4, 2), (5, 2), (6, 3), (7, 3)].map(entry).to_vec();
+    let hard_state = wal::HardState { term: 3, vote: 1, commit: 7 };
+    let content = WalContent { hard_state, entries, torn_bytes: 0 };
+    for (index, right) in [(4, 2), (5, 2), (6, 3), (7, 3)] {
+        for term in 1..=4 {
+            let fits = check_fit(&content, applied(index, term));
+            assert_eq!(fits.is_ok(), term == right, "entry {index} of term {term}: {fits:?}");
+        }
+    }
+    // The entry itself is cut away: nothing is known of its term.
+    assert!(check_fit(&content, applied(3, 1)).is_ok());
 }

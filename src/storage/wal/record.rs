@@ -1,8 +1,9 @@
-//! Records of the log: a header with its own checksum, then the payload. Decoding is total: any bytes give a
-//! record, the end, or "no record".
+//! Records of the log: a header with its own checksum, then the payload. The first of a segment is its head, which
+//! says whose log it is. Decoding is total: any bytes give a record, the end, or "no record".
 //!
 //! ```text
 //! header   length u32 | payload checksum u32 | flushed u32 | header checksum u32
+//! head     cluster u64 | member u64 | hard state (term, vote, commit: u64)
 //! payload  hard state (term, vote, commit: u64) | count u32 | entries (index u64, term u64, kind u8, length u32, data)
 //! ```
 //! Numbers are little endian. Both checksums are CRC32C over the segment's id, the record's offset and what they
@@ -10,7 +11,8 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{HardState, WalEntry};
+use super::{HardState, Owner, WalEntry};
+use crate::ids::{ClusterId, MemberId};
 
 pub(super) const HEADER_BYTES: usize = 16;
 /// A length that no payload has: the segment ends here and the next goes on.
@@ -21,6 +23,8 @@ const ENTRY_BYTES: usize = 21;
 /// Indexes and terms stay below: one more can always be counted.
 const MAX_NUMBER: u64 = i64::MAX as u64;
 const PREFIX_BYTES: usize = 28;
+/// Bytes of a segment's head: a multiple of 8.
+pub(super) const HEAD_BYTES: usize = HEADER_BYTES + 40;
 
 /// Where a record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,12 @@ pub(super) struct Place {
 /// What stands at a place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
+    /// At the beginning of a segment, and nowhere else.
+    Head {
+        owner: Owner,
+        hard_state: HardState,
+        next: usize,
+    },
     Batch {
         hard_state: HardState,
         entries: Vec<WalEntry>,
@@ -50,6 +60,23 @@ pub(super) enum Found {
     CutShort,
 }
 
+/// What a segment begins with.
+pub(super) fn head(segment: u64, owner: Owner, hard_state: HardState) -> Vec<u8> {
+    let place = Place { segment, offset: 0 };
+    let mut payload = Vec::with_capacity(HEAD_BYTES - HEADER_BYTES);
+    payload.put_u64_le(owner.cluster.0);
+    payload.put_u64_le(owner.member.0);
+    put_hard_state(&mut payload, hard_state);
+    let length = u32::try_from(payload.len()).expect("40 bytes");
+    [&header(place, length, checksum(place, &payload), 0)[..], &payload].concat()
+}
+
+fn put_hard_state(out: &mut Vec<u8>, hard_state: HardState) {
+    out.put_u64_le(hard_state.term);
+    out.put_u64_le(hard_state.vote);
+    out.put_u64_le(hard_state.commit);
+}
+
 /// Appends a record of hard state and entries.
 pub(super) fn encode(
     out: &mut Vec<u8>,
@@ -60,9 +87,7 @@ pub(super) fn encode(
 ) {
     let start = out.len();
     out.resize(start + HEADER_BYTES, 0);
-    out.put_u64_le(hard_state.term);
-    out.put_u64_le(hard_state.vote);
-    out.put_u64_le(hard_state.commit);
+    put_hard_state(out, hard_state);
     out.put_u32_le(u32::try_from(entries.len()).expect("a batch has fewer than 2^32 entries"));
     for entry in entries {
         out.put_u64_le(entry.index);
@@ -120,6 +145,8 @@ pub(super) fn decode(segment: &Bytes, place: Place) -> Found {
         return Found::Nothing;
     };
     match length {
+        // No segment ends before its head.
+        END | CLOSED if place.offset == 0 => return Found::BadPayload,
         END => return Found::End,
         CLOSED => return Found::Closed { next: start },
         _ => {}
@@ -136,10 +163,12 @@ pub(super) fn decode(segment: &Bytes, place: Place) -> Found {
     if checksum(place, &payload) != payload_checksum {
         return Found::BadPayload;
     }
-    match decode_payload(payload) {
-        Some((hard_state, entries)) => Found::Batch { hard_state, entries, next },
-        None => Found::BadPayload,
-    }
+    let found = if place.offset == 0 {
+        decode_head(payload).map(|(owner, hard_state)| Found::Head { owner, hard_state, next })
+    } else {
+        decode_payload(payload).map(|(hard_state, entries)| Found::Batch { hard_state, entries, next })
+    };
+    found.unwrap_or(Found::BadPayload)
 }
 
 /// How far the segment was flushed when the record at this place was written; `None` when there is none.
@@ -184,16 +213,23 @@ fn checksum(place: Place, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(sum, bytes)
 }
 
+fn decode_head(mut payload: Bytes) -> Option<(Owner, HardState)> {
+    let cluster = ClusterId(payload.try_get_u64_le().ok()?);
+    let member = MemberId(payload.try_get_u64_le().ok()?);
+    let hard_state = decode_hard_state(&mut payload)?;
+    payload.is_empty().then_some((Owner { member, cluster }, hard_state))
+}
+
+fn decode_hard_state(payload: &mut Bytes) -> Option<HardState> {
+    let term = payload.try_get_u64_le().ok()?;
+    let vote = payload.try_get_u64_le().ok()?;
+    let commit = payload.try_get_u64_le().ok()?;
+    (term <= MAX_NUMBER && commit <= MAX_NUMBER).then_some(HardState { term, vote, commit })
+}
+
 fn decode_payload(mut payload: Bytes) -> Option<(HardState, Vec<WalEntry>)> {
-    let hard_state = HardState {
-        term: payload.try_get_u64_le().ok()?,
-        vote: payload.try_get_u64_le().ok()?,
-        commit: payload.try_get_u64_le().ok()?,
-    };
+    let hard_state = decode_hard_state(&mut payload)?;
     let count = payload.try_get_u32_le().ok()? as usize;
-    if hard_state.term > MAX_NUMBER || hard_state.commit > MAX_NUMBER {
-        return None;
-    }
     if count > payload.len() / ENTRY_BYTES {
         return None;
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::record::{self, Found, Place};
-use super::{HardState, Segment, Spare, WalContent, WalEntry, segment_name};
+use super::{HardState, Owner, Segment, Spare, WalContent, WalEntry, segment_name};
 use crate::storage::Error;
 use crate::storage::disk::Disk;
 
@@ -15,6 +15,7 @@ use crate::storage::disk::Disk;
 const ZERO_BYTES: usize = 1 << 20;
 
 pub(super) struct Recovered {
+    owner: Owner,
     pub segments: VecDeque<Segment>,
     pub spares: Vec<Spare>,
     pub next_spare: u64,
@@ -26,6 +27,12 @@ pub(super) struct Recovered {
 /// A record as `decklog inspect` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inspected {
+    /// What a segment begins with.
+    Head {
+        segment: String,
+        owner: Owner,
+        hard_state: HardState,
+    },
     Batch {
         segment: String,
         offset: usize,
@@ -67,6 +74,10 @@ pub fn inspect(disk: &dyn Disk, visit: &mut dyn FnMut(Inspected)) -> Result<(), 
             let place = Place { segment: id, offset };
             let segment = segment.clone();
             match record::decode(&bytes, place) {
+                Found::Head { owner, hard_state, next } => {
+                    visit(Inspected::Head { segment, owner, hard_state });
+                    offset = next;
+                }
                 Found::Batch { hard_state, entries, next } => {
                     visit(Inspected::Batch { segment, offset, hard_state, entries });
                     offset = next;
@@ -97,10 +108,11 @@ pub fn inspect(disk: &dyn Disk, visit: &mut dyn FnMut(Inspected)) -> Result<(), 
     Ok(())
 }
 
-pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, Error> {
+pub(super) fn recover(disk: &dyn Disk, owner: Owner) -> Result<Recovered, Error> {
     let (ids, spares) = list(disk)?;
     let next_spare = spares.iter().filter_map(|spare| number(&spare.name, ".spare")).max().unwrap_or(0);
     let mut recovered = Recovered {
+        owner,
         segments: VecDeque::new(),
         spares,
         next_spare,
@@ -131,6 +143,14 @@ impl Recovered {
             let place = Place { segment: id, offset };
             flushed = record::flushed_mark(&bytes, place).unwrap_or(flushed);
             match record::decode(&bytes, place) {
+                Found::Head { owner, .. } if owner != self.owner => {
+                    let path = format!("{}/{name}", disk.place());
+                    return Err(Error::ForeignLog { path, found: owner, expected: self.owner });
+                }
+                Found::Head { hard_state, next, .. } => {
+                    self.content.hard_state = hard_state;
+                    offset = next;
+                }
                 Found::Batch { hard_state, entries, next } => {
                     self.content.hard_state = hard_state;
                     if let Some(last) = entries.last() {

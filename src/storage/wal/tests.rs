@@ -10,9 +10,10 @@ use super::*;
 use crate::storage::disk::{Fault, MemoryDisk, RealDisk};
 
 const SMALL: WalOptions = WalOptions { segment_bytes: 2048 };
+const OWNER: Owner = Owner { member: MemberId(0xa), cluster: ClusterId(0xb) };
 
 fn open(disk: &MemoryDisk) -> Result<(Wal, WalContent), Error> {
-    Wal::open(Arc::new(disk.clone()), SMALL)
+    Wal::open(Arc::new(disk.clone()), OWNER, SMALL)
 }
 
 fn entry(index: u64, term: u64, length: usize) -> WalEntry {
@@ -226,11 +227,62 @@ fn a_flushed_record_that_a_cut_takes_away_is_missed() {
     assert!(named > 5 * 90 && read > 1000, "{named} named, {read} read");
 }
 
+fn files(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
+    let names = disk.list().expect("names").into_iter();
+    names.map(|name| (name.clone(), disk.read(&name).expect("read"))).collect()
+}
+
+/// A log of one entry per segment, the last with an unfinished write behind it, which an open would clear away.
+fn log_of(owner: Owner) -> MemoryDisk {
+    let disk = MemoryDisk::default();
+    let (mut wal, _) = Wal::open(Arc::new(disk.clone()), owner, SMALL).expect("a new log");
+    for index in 1..=3 {
+        wal.append(None, &[entry(index, 1, 1800)]).expect("appended");
+        wal.flush().expect("flushed");
+    }
+    let name = segment_name(3);
+    let mut bytes = disk.read(&name).expect("read");
+    bytes[2000..].fill(0xff);
+    disk.replace(&name, bytes);
+    disk
+}
+
+#[test]
+fn the_log_of_another_is_refused_and_left_as_it_was() {
+    let another = [
+        Owner { member: MemberId(0xc), ..OWNER },
+        Owner { cluster: ClusterId(0xc), ..OWNER },
+        Owner { member: MemberId(0xb), cluster: ClusterId(0xa) },
+    ];
+    for owner in another {
+        let disk = log_of(owner);
+        let before = files(&disk);
+        let error = open(&disk).map(drop).expect_err("it is not ours");
+        let path = "memory/0000000000000001.wal";
+        assert_eq!(error.to_string(), format!("the log in {path} is of {owner}, and this is {OWNER}"));
+        assert!(files(&disk) == before, "{owner}: it was changed");
+    }
+    assert_eq!(open(&log_of(OWNER)).expect("it is ours").1.entries.len(), 3);
+}
+
+/// Not the first segment alone: each says whose it is.
+#[test]
+fn a_segment_of_another_log_is_refused_wherever_it_stands() {
+    let theirs = log_of(Owner { member: MemberId(0xc), ..OWNER });
+    for id in 1..=3 {
+        let disk = log_of(OWNER);
+        let name = segment_name(id);
+        disk.replace(&name, theirs.read(&name).expect("read"));
+        let error = open(&disk).map(drop).expect_err("a segment of it is not ours");
+        assert!(matches!(&error, Error::ForeignLog { path, .. } if path.ends_with(&name)), "{error}");
+    }
+}
+
 #[test]
 fn real_files_are_reused_and_read_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&directory.path().join("wal")).expect("made"));
-    let (mut wal, content) = Wal::open(disk.clone(), SMALL).expect("a new log");
+    let (mut wal, content) = Wal::open(disk.clone(), OWNER, SMALL).expect("a new log");
     assert_eq!(content, WalContent::default());
     for index in 1..=100 {
         wal.append(Some(HardState { term: 2, vote: 3, commit: index - 1 }), &[entry(index, 2, 100)])
@@ -240,7 +292,7 @@ fn real_files_are_reused_and_read_back() {
     }
     wal.close().expect("closed");
     assert!(disk.list().expect("names").len() <= 2 + MAX_SPARES);
-    let (_, content) = Wal::open(disk, SMALL).expect("opened");
+    let (_, content) = Wal::open(disk, OWNER, SMALL).expect("opened");
     assert_eq!(content.hard_state, HardState { term: 2, vote: 3, commit: 99 });
     assert_eq!(content.entries.last(), Some(&entry(100, 2, 100)));
 }
@@ -257,21 +309,21 @@ proptest! {
     fn a_changed_record_is_no_record(length in 0usize..100, at in 0usize..100, change in 1u8..) {
         let entries = [entry(5, 3, length)];
         let hard_state = HardState { term: 3, vote: 1, commit: 4 };
-        let place = Place { segment: 9, offset: 0 };
-        let mut bytes = Vec::new();
+        let place = Place { segment: 9, offset: 8 };
+        let mut bytes = vec![0; place.offset];
         record::encode(&mut bytes, place, 0, hard_state, &entries);
-        prop_assert_eq!(bytes.len(), record::size(&entries));
+        prop_assert_eq!(bytes.len(), place.offset + record::size(&entries));
         let next = bytes.len();
         let whole = record::decode(&bytes.clone().into(), place);
         let expected = record::Found::Batch { hard_state, entries: entries.to_vec(), next };
         prop_assert_eq!(&whole, &expected);
-        for elsewhere in [Place { segment: 8, ..place }, Place { segment: 9, offset: 8 }] {
-            let moved = [vec![0; elsewhere.offset], bytes.clone()].concat();
+        for elsewhere in [Place { segment: 8, ..place }, Place { segment: 9, offset: 16 }, Place { segment: 9, offset: 0 }] {
+            let moved = [&vec![0; elsewhere.offset], &bytes[place.offset..]].concat();
             prop_assert_eq!(record::decode(&moved.into(), elsewhere), record::Found::Nothing);
         }
         let written = HEADER_BYTES + 28 + 21 + length;
         if at < written {
-            bytes[at] ^= change;
+            bytes[place.offset + at] ^= change;
             let found = record::decode(&bytes.into(), place);
             let nothing = matches!(found, record::Found::Nothing | record::Found::BadPayload);
             prop_assert!(nothing, "{:?}", found);

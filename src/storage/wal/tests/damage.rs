@@ -170,17 +170,41 @@ proptest! {
         if !honest {
             payload.truncate(payload.len().saturating_sub(cut));
         }
-        let place = Place { segment: 1, offset: 0 };
-        let mut bytes = record::signed(place, 0, &payload);
+        let place = Place { segment: 1, offset: 8 };
+        let mut bytes = [&[0; 8], &record::signed(place, 0, &payload)[..]].concat();
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         let bytes = Bytes::from(bytes);
         match record::decode(&bytes, place) {
             record::Found::Batch { hard_state, entries, .. } => {
-                let mut again = Vec::new();
+                let mut again = vec![0; place.offset];
                 record::encode(&mut again, place, 0, hard_state, &entries);
                 prop_assert_eq!(&again[..bytes.len()], bytes.as_ref());
             }
             found => prop_assert_eq!(found, record::Found::BadPayload),
+        }
+    }
+
+    /// A head is read as what it says, byte for byte, or not at all.
+    #[test]
+    fn a_head_with_a_right_checksum_is_read_whole_or_not(
+        numbers in proptest::collection::vec(number(), 0..8),
+        cut in 0usize..9,
+    ) {
+        let mut payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        payload.truncate(payload.len().saturating_sub(cut));
+        let mut bytes = record::signed(Place { segment: 1, offset: 0 }, 0, &payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        match record::decode(&bytes.clone().into(), Place { segment: 1, offset: 0 }) {
+            record::Found::Head { owner, hard_state, next } => {
+                prop_assert_eq!(&record::head(1, owner, hard_state), &bytes);
+                prop_assert_eq!(next, bytes.len());
+            }
+            found => {
+                let nothing = if payload.is_empty() { record::Found::Nothing } else { record::Found::BadPayload };
+                prop_assert_eq!(found, nothing);
+                let limit = i64::MAX as u64;
+                prop_assert!(payload.len() != 40 || numbers[2] > limit || numbers[4] > limit);
+            }
         }
     }
 
@@ -189,8 +213,9 @@ proptest! {
     fn a_log_of_such_records_is_opened_or_named(
         records in proptest::collection::vec((number(), number(), 0usize..60, length(), length(), 0u8..4), 1..6),
         extra in proptest::collection::vec(any::<u8>(), 0..40),
+        has_head in any::<bool>(),
     ) {
-        let mut file = Vec::new();
+        let mut file = if has_head { record::head(1, OWNER, HardState::default()) } else { Vec::new() };
         for (term, index, data, length, flushed, kind) in records {
             let place = Place { segment: 1, offset: file.len() };
             let entry = (index, term, kind, u32::try_from(data).expect("small"), data);
