@@ -48,11 +48,13 @@ impl LeaseService {
     async fn renew(&self, id: LeaseId) -> Result<pb::LeaseKeepAliveResponse, Status> {
         let barrier = self.consensus.read_barrier().await;
         barrier.map_err(|error| Status::from(ClientError::from(error)))?;
+        // Before the look at the lease, as in etcd: nobody is told of time at a revision from which on it is revoked.
+        let header = Some(self.headers.now());
         let ttl = self.begin_time(id).await.map_err(|error| Status::from(ClientError::from(error)))?;
         if ttl > 0 {
             self.metrics.lease_renewed.inc();
         }
-        Ok(pb::LeaseKeepAliveResponse { header: Some(self.headers.now()), id: id.0, ttl })
+        Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl })
     }
 
     /// A lease gets all its time, for good: a checkpoint that says less is lifted first. Returns the seconds; 0 when

@@ -4,20 +4,18 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use decklog::storage::disk::RealDisk;
-use decklog::storage::wal::{HardState, Inspected, Owner, Wal, WalEntry, WalOptions, inspect};
+use decklog::storage::wal::{Owner, WalEntry};
 
 use crate::damage::{Crashed, assert_refused_well};
+use crate::log_files::Log;
 use crate::seed;
 
 /// Segments of a log that takes the place of another.
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Small enough for many of them.
 const MANY_SEGMENT_BYTES: u64 = 256 << 10;
-const ENTRIES_OF_A_RECORD: usize = 50;
 
 /// What is done to a data directory, and what of it the refusal must name; `None` when it must change nothing.
 type Case = (&'static str, fn(&Path), Option<&'static str>);
@@ -109,50 +107,6 @@ async fn what_is_missing_or_foreign_is_named() {
                 assert_refused_well(&ended, place);
             }
         }
-    }
-}
-
-/// The log of a data directory, taken out of its files.
-struct Log {
-    owner: Owner,
-    hard_state: HardState,
-    entries: Vec<WalEntry>,
-    /// The beginnings of the last segment's records, and at the end where the next would go.
-    last_offsets: Vec<usize>,
-}
-
-impl Log {
-    fn of(data: &Path) -> Self {
-        let (mut owner, mut hard_state) = (None, HardState::default());
-        let (mut entries, mut last_offsets) = (Vec::new(), Vec::new());
-        let visited = inspect(&RealDisk::existing(&data.join("wal")), &mut |found| match found {
-            Inspected::Head { owner: found, .. } => {
-                owner = Some(found);
-                last_offsets = vec![0];
-            }
-            Inspected::Batch { offset, hard_state: found, entries: more, .. } => {
-                hard_state = found;
-                entries.extend(more);
-                last_offsets.push(offset);
-            }
-            Inspected::Tail { offset, .. } => last_offsets.push(offset),
-            Inspected::End { .. } | Inspected::Closed { .. } => {}
-            Inspected::Damaged { segment, offset } => panic!("{segment} is damaged at {offset}"),
-        });
-        visited.expect("the log can be read");
-        Self { owner: owner.expect("it has a segment"), hard_state, entries, last_offsets }
-    }
-
-    /// Puts it in place of a directory's log, in segments of so many bytes.
-    fn replace(&self, data: &Path, segment_bytes: u64) {
-        remove_all(&data.join("wal"));
-        let disk = RealDisk::new(&data.join("wal")).expect("a folder can be made");
-        let opened = Wal::open(Arc::new(disk), self.owner, WalOptions { segment_bytes });
-        let (mut wal, _) = opened.expect("a new log");
-        for entries in self.entries.chunks(ENTRIES_OF_A_RECORD) {
-            wal.append(Some(self.hard_state), entries).expect("it can be written");
-        }
-        wal.flush().expect("it can be flushed");
     }
 }
 
