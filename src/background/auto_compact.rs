@@ -64,11 +64,11 @@ impl Plan {
 
 /// The job. Runs until it is dropped; only a leader compacts.
 pub async fn run(keep: AutoCompaction, reader: Reader, consensus: Handle) {
-    let mut plan = Plan::new(keep, Instant::now());
+    let mut plan = Plan::new(keep, now());
     let mut looks = tokio::time::interval(plan.look_interval());
     loop {
         looks.tick().await;
-        let Some(revision) = plan.look(Instant::now(), reader.revision()) else {
+        let Some(revision) = plan.look(now(), reader.revision()) else {
             continue;
         };
         if !consensus.status().is_leader {
@@ -86,6 +86,11 @@ pub async fn run(keep: AutoCompaction, reader: Reader, consensus: Handle) {
         }
         plan.compacted = revision;
     }
+}
+
+/// By the clock of the ticks, which a test may turn.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

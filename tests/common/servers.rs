@@ -64,19 +64,27 @@ impl Launch {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_else(|error| format!("no log: {error}"))
     }
 
-    fn spawn(&self) -> Process {
+    /// The flags that it is started with.
+    pub fn args(&self) -> Vec<String> {
         let client_url = self.client_url();
         let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
+        let mut args = vec![
+            "--name=one".to_owned(),
+            format!("--data-dir={}", self.folder.path().join("data").display()),
+            format!("--listen-client-urls={client_url}"),
+            format!("--advertise-client-urls={client_url}"),
+            format!("--listen-peer-urls={peer_url}"),
+            format!("--initial-advertise-peer-urls={peer_url}"),
+            format!("--initial-cluster=one={peer_url}"),
+        ];
+        args.extend_from_slice(&self.more_flags);
+        args
+    }
+
+    fn spawn(&self) -> Process {
         let log = File::create(self.folder.path().join("log")).expect("a log file");
         let child = Command::new(&self.program)
-            .arg("--name=one")
-            .arg(format!("--data-dir={}", self.folder.path().join("data").display()))
-            .arg(format!("--listen-client-urls={client_url}"))
-            .arg(format!("--advertise-client-urls={client_url}"))
-            .arg(format!("--listen-peer-urls={peer_url}"))
-            .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-            .arg(format!("--initial-cluster=one={peer_url}"))
-            .args(&self.more_flags)
+            .args(self.args())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
             .stdin(Stdio::null())

@@ -6,6 +6,7 @@ mod peers;
 #[path = "../common/servers.rs"]
 mod servers;
 
+mod auto_compaction;
 mod captured;
 mod etcdctl;
 mod http;
