@@ -6,7 +6,9 @@
 //! `start w: watch a`    runs beside the next steps, under the name `w`
 //! `send w: progress`    a line to its stdin
 //! `read w: 4`           waits until it wrote four lines
-//! `stop w`              interrupts it and waits for its end
+//! `told w: nosuch`       waits until it wrote that to stderr
+//! `stop w`              interrupts it and waits for its end; all that it wrote is compared
+//! `quit w`              the same for one that goes on writing by the clock: what it wrote is not compared
 //! `watchers 1`          waits until the server has one watcher
 //! `restart`             stops the server as systemd does, and starts it again
 //! `expired $id`         waits until the server knows the lease no more
@@ -32,7 +34,8 @@ pub enum Action {
     Start { name: String, args: Vec<String> },
     Send { name: String, line: String },
     Read { name: String, lines: usize },
-    Stop { name: String },
+    Told { name: String, text: String },
+    Stop { name: String, compare: bool },
     Watchers(usize),
     Expired(String),
     Restart,
@@ -86,7 +89,12 @@ fn action(line: &str) -> Action {
             let (name, rest) = named();
             Action::Read { name, lines: number(rest) }
         }
-        "stop" => Action::Stop { name: rest.to_owned() },
+        "told" => {
+            let (name, rest) = named();
+            Action::Told { name, text: rest.to_owned() }
+        }
+        "stop" => Action::Stop { name: rest.to_owned(), compare: true },
+        "quit" => Action::Stop { name: rest.to_owned(), compare: false },
         "watchers" => Action::Watchers(number(rest)),
         "restart" => Action::Restart,
         "expired" => Action::Expired(rest.to_owned()),

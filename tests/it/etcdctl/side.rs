@@ -77,11 +77,15 @@ impl Side {
                 let first: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').take(*lines).collect();
                 Ok(self.neutral.words(&args, &first.concat()))
             }
-            Action::Stop { name } => {
+            Action::Told { name, text } => {
+                self.running(name).1.wait_for_stderr(text, LIMIT)?;
+                Ok(String::new())
+            }
+            Action::Stop { name, compare } => {
                 let (args, running) = self.running.remove(name).expect("the script started it");
                 running.signal("INT");
                 let output = running.wait_for_end(LIMIT)?;
-                Ok(self.ended(&args, &output))
+                Ok(if *compare { self.ended(&args, &output) } else { String::new() })
             }
             Action::Watchers(count) => {
                 let wanted = format!("{WATCHERS}{count}");
