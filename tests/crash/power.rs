@@ -67,9 +67,13 @@ struct Left {
 fn all_cuts(recording: &Recording, random: &mut StdRng) -> Vec<Cut> {
     let wanted = std::env::var("DECKLOG_CUT_KIND").unwrap_or_default();
     let mut cuts = Vec::new();
+    let used_again = recording.syncs_of_used_again();
     for (record, Record { position, action }) in recording.records.iter().enumerate() {
         let phase = recording.phase_at(*position);
         let (kind, ways) = match action {
+            Action::SyncEnd { .. } if used_again.contains(&record) => {
+                (format!("{phase}: a part of the store's file used again"), &WAYS[..])
+            }
             Action::SyncEnd { path, .. } => (format!("{phase}: {}", recording.kind_of(path)), &WAYS[..]),
             // Between syncs of a start, only what a kill leaves is new.
             _ if phase.ends_with("start") => (format!("{phase}: killed"), &WAYS[1..2]),
@@ -193,6 +197,7 @@ async fn power_cut_at_every_sync_point() {
     println!("recorded in {:?}: {}", began.elapsed(), recording.crowd.summary());
     if has_synchronous_files(folder.path()) {
         recording.check_engine();
+        recording.check_synchronous();
     } else {
         skip("power_cut_at_every_sync_point", "the file system has no synchronous files (chattr +S)");
     }

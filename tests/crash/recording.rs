@@ -1,7 +1,7 @@
 //! A recorded workload: several lives of a server under load with every change of its files written down, and all
 //! that its clients know of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -179,6 +179,59 @@ impl Recording {
         assert!(used_again >= MIN_USED_AGAIN, "too seldom to show anything");
     }
 
+    /// Every write to a file of the engine was durable when it returned: the file was synchronous. A cut in the right
+    /// moment would show it, too, but hardly one in a hundred of those that could.
+    pub fn check_synchronous(&self) {
+        let (mut engine, mut writes) = (HashMap::new(), 0);
+        for (number, Record { position, action }) in self.records.iter().enumerate() {
+            match action {
+                Action::Create { path, file } if is_of_engine(path) => {
+                    engine.insert(*file, path);
+                }
+                Action::Write { file, .. } if engine.contains_key(file) => {
+                    let Some(next) = self.records.get(number + 1) else {
+                        continue;
+                    };
+                    let is_synced =
+                        matches!(next.action, Action::SyncBegin { file: synced, .. } if synced == *file);
+                    let is_killed = self.phases.range(position + 1..=next.position).next().is_some();
+                    assert!(
+                        is_synced || is_killed,
+                        "a write to {} is not synchronous",
+                        engine[file].display()
+                    );
+                    writes += u64::from(is_synced);
+                }
+                _ => {}
+            }
+        }
+        assert!(writes > 0, "the engine wrote nothing");
+    }
+
+    /// The syncs, by their records, before which a write replaced durable bytes of the engine's file.
+    pub fn syncs_of_used_again(&self) -> HashSet<usize> {
+        let (mut model, mut engine) = (self.before.clone(), HashSet::new());
+        let (mut used_again, mut syncs) = (HashSet::new(), HashSet::new());
+        for (number, record) in self.records.iter().enumerate() {
+            match &record.action {
+                Action::Create { path, file } if path.ends_with("db") => {
+                    engine.insert(*file);
+                }
+                Action::Write { file, .. }
+                    if engine.contains(file) && model.overwrites(&record.action).is_some() =>
+                {
+                    used_again.insert(*file);
+                }
+                Action::SyncEnd { file, .. } if used_again.remove(file) => {
+                    syncs.insert(number);
+                }
+                _ => {}
+            }
+            model.apply(&record.action);
+        }
+        syncs
+    }
+
     /// A path as a kind of file: relative, with its numbers left out.
     pub fn kind_of(&self, path: &Path) -> String {
         let inner = path.strip_prefix(&self.root).expect("the trace is of the root alone");
@@ -186,4 +239,10 @@ impl Recording {
         let text = inner.to_string_lossy().replace(is_number, "");
         if text.is_empty() { ".".to_owned() } else { text }
     }
+}
+
+/// A file in one of the store's databases.
+fn is_of_engine(path: &Path) -> bool {
+    let above = path.parent().and_then(Path::file_name);
+    above.is_some_and(|name| name.to_string_lossy().starts_with("db-"))
 }

@@ -190,6 +190,29 @@ fn no_page_goes_to_a_file_that_is_never_synced() {
     assert_eq!(found, 0);
 }
 
+/// Else sled could give away the space of what the first replaced while nothing on the disk replaces it yet. A copy of
+/// the files shows what sled has handed on; batches this small it would keep for itself.
+#[test]
+fn a_batch_is_in_the_files_before_the_next_is_begun() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
+    let store = open(&path);
+    for index in 1..=20 {
+        let main = i64::try_from(index).expect("small");
+        let changes = vec![change(main, 0, 100, false)];
+        store.write(&Round { applied: position(index), changes, tables: Vec::new() }).expect("written");
+        copy_tree(&path, &copy);
+        let (applied, _, changes, _) = read_all(&copy).expect("a copy is a store");
+        assert!(
+            applied.index.0 + 1 >= index,
+            "batch {index} was begun, and the files end with {}",
+            applied.index
+        );
+        assert_eq!(changes.len() as u64, applied.index.0);
+        fs::remove_dir_all(&copy).expect("removed");
+    }
+}
+
 #[test]
 fn a_store_that_was_removed_is_not_a_new_one() {
     let directory = tempfile::tempdir().expect("a directory");
