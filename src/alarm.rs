@@ -44,6 +44,18 @@ impl Alarms {
         wanted.map(|alarm| alarm.to_wire()).collect()
     }
 
+    /// Every alarm as a row of the alarm table, in order.
+    pub fn rows(&self) -> Vec<TableWrite> {
+        let mut rows: Vec<_> = self.active.load().iter().map(|alarm| alarm.row(Some(Bytes::new()))).collect();
+        rows.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        rows
+    }
+
+    /// Takes over a whole other state, which the store has already.
+    pub fn replace(&self, other: &Self) {
+        self.active.store(other.active.load_full());
+    }
+
     pub fn is_active(&self, kind: AlarmType) -> bool {
         self.active.load().iter().any(|alarm| alarm.kind == kind as i32)
     }

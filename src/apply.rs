@@ -5,6 +5,8 @@ mod kv;
 mod lease;
 mod txn;
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use crate::alarm::Alarms;
@@ -13,6 +15,7 @@ use crate::ids::{LogPosition, MemberId, Revision};
 use crate::lease::Leases;
 use crate::members::Members;
 use crate::mvcc::{self, Change, Keyspace, Operations};
+use crate::snapshot::{Capture, Received, Replacement};
 use crate::storage::{Round, TableWrite};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::alarm_request::AlarmAction;
@@ -111,7 +114,9 @@ impl Applier {
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
             let name = command::name(&command);
-            let outcome = match self.command(command) {
+            let is_stale = command.only_in_term != 0 && command.only_in_term != position.term.0;
+            let done = if is_stale { Err(Rejection::OtherTerm.into()) } else { self.command(command) };
+            let outcome = match done {
                 Ok(outcome) => Ok(outcome),
                 Err(Failure::Rejected(rejection)) => Err(rejection),
                 Err(Failure::Fatal(fault)) => return Err(fault.into()),
@@ -151,6 +156,42 @@ impl Applier {
         }
     }
 
+    /// The whole state as of the newest entry; until then compactions leave what it names.
+    ///
+    /// # Panics
+    /// When something is not published.
+    pub fn capture(&self, until: Instant) -> Capture {
+        let mut rows = self.leases.rows();
+        rows.append(&mut self.alarms.rows());
+        let members = (*self.members.now()).clone();
+        let bytes = self.keyspace.reader().sizes().in_use;
+        Capture::new(self.position, self.keyspace.pinned_snapshot(until), members, rows, bytes)
+    }
+
+    /// Puts a received state in the place of everything applied so far, and returns what the store's thread needs to go on.
+    /// Everybody who holds the key space's readers, the leases, alarms or members sees it from here on.
+    ///
+    /// # Panics
+    /// When something is not published, or the state is not newer.
+    pub fn install(&mut self, received: Received) -> Replacement {
+        let position = received.position();
+        assert!(position.index > self.position.index, "a state is received only from further on");
+        assert!(self.tables.is_empty() && self.compacted.is_none(), "everything was published");
+        received.decide();
+        let Received { keyspace, leases, alarms, members, replacement } = received;
+        self.keyspace.replace(keyspace);
+        self.leases.replace(&leases);
+        self.alarms.replace(&alarms);
+        self.members.replace(members);
+        self.position = position;
+        replacement
+    }
+
+    /// The revision that readers see.
+    pub fn revision(&self) -> Revision {
+        self.keyspace.revision()
+    }
+
     /// Whether the index is still being pruned: then `publish` has work to do without entries.
     pub fn is_pruning(&self) -> bool {
         self.keyspace.is_pruning()
@@ -174,6 +215,7 @@ impl Applier {
                 self.members.set_attributes(&request);
                 Ok(Outcome::Member)
             }
+            Kind::MemberChange(change) => Ok(Outcome::Members(self.members.apply(&change)?)),
             // The cluster's version is the lowest of its members; with one it is its own.
             Kind::ClusterVersion(_) => Ok(Outcome::Member),
         }

@@ -14,9 +14,12 @@ pub type Batch = log::EntryBatch;
 /// One change to the replicated state.
 pub type Command = log::Command;
 
+/// A change of who belongs to the cluster.
+pub type MemberChange = log::MemberChange;
+
 impl From<Kind> for Command {
     fn from(kind: Kind) -> Self {
-        Self { kind: Some(kind) }
+        Self { kind: Some(kind), only_in_term: 0 }
     }
 }
 
@@ -47,6 +50,7 @@ pub fn name(command: &Command) -> &'static str {
         Some(Kind::Alarm(_)) => "Alarm",
         Some(Kind::MemberAttributes(_)) => "ClusterMemberAttrSet",
         Some(Kind::ClusterVersion(_)) => "ClusterVersionSet",
+        Some(Kind::MemberChange(_)) => "MemberChange",
         None => "Unknown",
     }
 }
@@ -63,6 +67,8 @@ pub enum Outcome {
     LeaseCheckpoint,
     Alarm(pb::AlarmResponse),
     Member,
+    /// Who belongs to the cluster now.
+    Members(Vec<pb::Member>),
 }
 
 /// Why apply refused a command. The same on every member; nothing was changed.
@@ -86,6 +92,19 @@ pub enum Rejection {
     Corrupt,
     #[error("unknown command")]
     UnknownCommand,
+    #[error("member not found")]
+    MemberNotFound,
+    #[error("member ID already exist")]
+    MemberExists,
+    #[error("Peer URLs already exists")]
+    PeerUrlsExist,
+    #[error("can only promote a learner member")]
+    MemberNotLearner,
+    #[error("too many learner members in cluster")]
+    TooManyLearners,
+    /// The leader that ordered it is none any more.
+    #[error("ordered by the leader of another term")]
+    OtherTerm,
 }
 
 /// What the proposer of a command is told.

@@ -11,10 +11,12 @@ mod file;
 pub mod flags;
 mod help;
 mod ids;
+mod member;
 mod url;
 mod values;
 
 use crate::ids::{ClusterId, MemberId};
+pub use ids::new_member as new_member_id;
 pub use url::{Url, UrlError};
 
 /// Everything the server is told.
@@ -44,15 +46,33 @@ pub struct Config {
 /// Who this member is and who belongs to its cluster.
 #[derive(Clone, Debug)]
 pub struct MemberConfig {
+    /// Ids as this configuration gives them; a member that joins is told both by the others.
     pub id: MemberId,
     pub cluster_id: ClusterId,
+    /// The members that the cluster begins with, or (for one that joins) some that it has.
+    pub initial: Vec<InitialMember>,
+    /// Joins a cluster that exists.
+    pub joins: bool,
+    pub max_learners: usize,
+    /// A change of members that could cost the quorum is refused.
+    pub strict_reconfig_check: bool,
     pub advertise_peer_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
+}
+
+/// A member that `--initial-cluster` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialMember {
+    pub id: MemberId,
+    pub name: String,
+    pub peer_urls: Vec<Url>,
 }
 
 #[derive(Clone, Debug)]
 pub struct ListenConfig {
     pub client: Vec<Url>,
+    /// For the other members.
+    pub peer: Vec<Url>,
     /// When there are any, HTTP is served here and gRPC alone on the client URLs.
     pub client_http: Vec<Url>,
     pub metrics: Vec<Url>,
@@ -67,6 +87,8 @@ pub struct RaftConfig {
     pub heartbeat: Duration,
     pub election_timeout: Duration,
     pub pre_vote: bool,
+    /// A start does not wait for its whole first election timeout.
+    pub skip_first_timeout: bool,
     /// Entries kept in the log for followers.
     pub catch_up_entries: u64,
 }
@@ -176,12 +198,12 @@ pub enum Error {
         "couldn't find local name {0:?} in the initial cluster configuration; add {0}=<its peer URLs> to --initial-cluster"
     )]
     NameMissing(String),
-    #[error("--initial-cluster has {cluster} but missing from --initial-advertise-peer-urls={advertised}")]
-    PeerUrlsDiffer { cluster: String, advertised: String },
-    #[error(
-        "--initial-cluster names {0} members: clusters of several members come in a later version of Decklog"
-    )]
-    SeveralMembers(usize),
+    #[error("--initial-cluster has {missing} but missing from --initial-advertise-peer-urls={advertised}")]
+    NotAdvertised { missing: String, advertised: String },
+    #[error("--initial-advertise-peer-urls has {missing} but missing from --initial-cluster={cluster}")]
+    NotInCluster { missing: String, cluster: String },
+    #[error("initial cluster {0} has duplicate url")]
+    DuplicateUrl(String),
     #[error("--initial-cluster={0:?} is malformed: it must be name=url, separated by commas")]
     InitialCluster(String),
     #[error("unknown auto-compaction-mode {0:?}: it must be periodic or revision")]

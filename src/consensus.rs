@@ -4,17 +4,28 @@
 mod event_loop;
 mod handle;
 mod log;
+mod message;
 mod node;
+mod progress;
 mod proposal;
+mod reads;
+mod waiting;
+
+pub use raft::eraftpb::{Message, MessageType};
 
 use crate::command::Rejection;
 use crate::ids::{LogPosition, MemberId, Term};
+use crate::members::Membership;
+use crate::snapshot::Received;
 
-pub use event_loop::{Loop, LoopOptions, Stopper};
-pub use handle::{Handle, Ordered, Progress};
-pub use log::{LogTimers, RaftLog};
-pub use node::{CommittedEntry, Error, Node, NodeOptions, Step};
+pub use event_loop::{Committed, Loop, LoopOptions, LoopParts, Outside, Stopper};
+pub use handle::{Handle, Ordered};
+pub use log::{BEGINNING, LogTimers, RaftLog};
+pub use message::{BadMessage, from_wire, to_wire};
+pub use node::{CommittedEntry, Error, Network, Node, NodeOptions, Step};
+pub use progress::Progress;
 pub use proposal::{Proposal, Replies};
+pub use reads::{Granted, ReadReply};
 
 /// Entries that may be committed and not yet applied before proposals are refused, as in etcd.
 pub const MAX_APPLY_BACKLOG: u64 = 5000;
@@ -36,13 +47,29 @@ pub enum ConsensusError {
     NoLeader,
     #[error("leader changed")]
     LeaderChanged,
+    /// This member does not lead, and what was asked is the leader's to do.
+    #[error("not leader")]
+    NotLeader,
     #[error("request timed out")]
     Timeout,
+    /// The leader was lost while the request was on its way.
+    #[error("request timed out, possibly due to previous leader failure")]
+    TimeoutLeaderFailed,
+    /// The leader, or the quorum of the one that leads, was not connected all the time.
+    #[error("request timed out, possibly due to connection lost")]
+    TimeoutConnectionLost,
     #[error("server stopped")]
     Stopped,
     /// The disk is full: the log took nothing of it.
     #[error("no space left for the log")]
     NoSpace,
+}
+
+impl ConsensusError {
+    /// Its time was over.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout | Self::TimeoutLeaderFailed | Self::TimeoutConnectionLost)
+    }
 }
 
 /// What consensus knows about itself right now.
@@ -58,3 +85,22 @@ pub struct Status {
     /// Newest entry whose effect is visible.
     pub applied: LogPosition,
 }
+
+/// A state that a leader has sent, whole, with raft's message for it.
+#[derive(Debug)]
+pub struct ReceivedState {
+    pub message: Message,
+    pub position: LogPosition,
+    pub members: Membership,
+    pub state: State,
+}
+
+/// A received state that takes the place of the present one.
+#[derive(Debug)]
+pub struct Install {
+    pub position: LogPosition,
+    pub state: State,
+}
+
+/// A received state, whole and durable.
+pub type State = Box<Received>;

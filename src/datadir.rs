@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, InitialMember, Url};
 use crate::ids::{ClusterId, MemberId};
 use crate::storage::disk::make_directory;
 
@@ -39,8 +39,21 @@ pub enum Error {
         "{path} has the format {found}, and this version knows {FORMAT}: use the version of Decklog that wrote it"
     )]
     Format { path: String, found: u64 },
+    #[error("the data directory {path} was emptied while it was opened; start again")]
+    Vanished { path: String },
     #[error("the log directory {path} holds files, but the data directory is new; choose an empty --wal-dir")]
     ForeignLog { path: String },
+}
+
+/// Who a member is when it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstStart {
+    pub member: MemberId,
+    pub cluster: ClusterId,
+    /// The members that the cluster begins with; for one that joins those that it found, whom it can reach until it knows
+    /// more.
+    pub members: Vec<InitialMember>,
+    pub joins: bool,
 }
 
 /// A directory that is ours for as long as this is held.
@@ -50,16 +63,18 @@ pub struct DataDir {
     log: PathBuf,
     member: MemberId,
     cluster: ClusterId,
+    members: Vec<InitialMember>,
+    joined: bool,
     /// Holds the lock.
     _lock: File,
 }
 
 impl DataDir {
-    /// Makes or opens the directory of a configuration. The ids are those of the first start.
+    /// Makes or opens the directory of a configuration. Who the member is stands in the directory from its first start on.
     ///
     /// # Errors
     /// See `Error`.
-    pub fn open(config: &Config) -> Result<Self, Error> {
+    pub fn open(config: &Config, first: Option<FirstStart>) -> Result<Self, Error> {
         let root = config.data_dir.clone();
         let fault = |source| Error::Io { path: root.display().to_string(), source };
         check_owner(&root)?;
@@ -69,18 +84,19 @@ impl DataDir {
         }
         let lock = lock(&root)?;
         let log = config.wal_dir.clone().unwrap_or_else(|| root.join("wal"));
-        let (member, cluster) = if identity.exists() {
+        let FirstStart { member, cluster, members, joins: joined } = if identity.exists() {
             read_identity(&identity)?
         } else {
+            let path = root.display().to_string();
+            let first = first.ok_or(Error::Vanished { path })?;
             if log.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
                 return Err(Error::ForeignLog { path: log.display().to_string() });
             }
-            let ids = (config.member.id, config.member.cluster_id);
-            write_identity(&root, ids.0, ids.1).map_err(fault)?;
-            ids
+            write_identity(&root, &first).map_err(fault)?;
+            first
         };
         warn_if_open(&root);
-        Ok(Self { root, log, member, cluster, _lock: lock })
+        Ok(Self { root, log, member, cluster, members, joined, _lock: lock })
     }
 
     pub fn member(&self) -> MemberId {
@@ -89,6 +105,16 @@ impl DataDir {
 
     pub fn cluster(&self) -> ClusterId {
         self.cluster
+    }
+
+    /// The members that the cluster began with; `None` for a member that joined.
+    pub fn initial(&self) -> Option<&[InitialMember]> {
+        (!self.joined).then_some(&*self.members)
+    }
+
+    /// Those whom a member that joined found then.
+    pub fn found(&self) -> &[InitialMember] {
+        if self.joined { &self.members } else { &[] }
     }
 
     /// Where the raft log stands.
@@ -107,11 +133,11 @@ pub fn is_initialised(root: &Path) -> bool {
     root.join(IDENTITY).exists()
 }
 
-/// The ids of a directory that is only looked at.
+/// Whose directory it is, when it is only looked at.
 ///
 /// # Errors
 /// `Io`, `Damaged`, `Format`.
-pub fn identity(root: &Path) -> Result<(MemberId, ClusterId), Error> {
+pub fn identity(root: &Path) -> Result<FirstStart, Error> {
     read_identity(&root.join(IDENTITY))
 }
 
@@ -149,7 +175,7 @@ fn lock(root: &Path) -> Result<File, Error> {
     }
 }
 
-fn read_identity(path: &Path) -> Result<(MemberId, ClusterId), Error> {
+fn read_identity(path: &Path) -> Result<FirstStart, Error> {
     let name = path.display().to_string();
     let text = fs::read(path).map_err(|source| Error::Io { path: name.clone(), source })?;
     let damaged = |detail: String| Error::Damaged { path: name.clone(), detail };
@@ -164,24 +190,58 @@ fn read_identity(path: &Path) -> Result<(MemberId, ClusterId), Error> {
         text.and_then(|text| u64::from_str_radix(text, 16).ok())
             .ok_or_else(|| damaged(format!("its {field} is no id")))
     };
-    let ids = (MemberId(id("member")?), ClusterId(id("cluster")?));
-    if id("checksum")? != u64::from(checksum(ids.0, ids.1)) {
+    let (member, cluster) = (MemberId(id("member")?), ClusterId(id("cluster")?));
+    let (members, joined) = (&value["members"], &value["joined"]);
+    if id("checksum")? != u64::from(checksum(member, cluster, members, joined)) {
         return Err(damaged("its checksum is wrong".to_owned()));
     }
-    Ok(ids)
+    let (Some(members), Some(joins)) = (initial_members(members), joined.as_bool()) else {
+        return Err(damaged("its members are none".to_owned()));
+    };
+    Ok(FirstStart { member, cluster, members, joins })
 }
 
-/// Of both ids: another member's id would be as good as ours, and wrong.
-fn checksum(member: MemberId, cluster: ClusterId) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&member.0.to_be_bytes()), &cluster.0.to_be_bytes())
+/// Of all of it: another member's id would be as good as ours, and wrong.
+fn checksum(
+    member: MemberId,
+    cluster: ClusterId,
+    members: &serde_json::Value,
+    joined: &serde_json::Value,
+) -> u32 {
+    let ids = crc32c::crc32c_append(crc32c::crc32c(&member.0.to_be_bytes()), &cluster.0.to_be_bytes());
+    crc32c::crc32c_append(ids, format!("{members}{joined}").as_bytes())
 }
 
-fn write_identity(root: &Path, member: MemberId, cluster: ClusterId) -> io::Result<()> {
+fn initial_members(value: &serde_json::Value) -> Option<Vec<InitialMember>> {
+    let member = |value: &serde_json::Value| {
+        let urls = value["peer_urls"].as_array()?.iter().map(|url| Url::parse(url.as_str()?).ok());
+        Some(InitialMember {
+            id: MemberId(u64::from_str_radix(value["id"].as_str()?, 16).ok()?),
+            name: value["name"].as_str()?.to_owned(),
+            peer_urls: urls.collect::<Option<_>>()?,
+        })
+    };
+    value.as_array()?.iter().map(member).collect()
+}
+
+fn initial_json(members: &[InitialMember]) -> serde_json::Value {
+    let member = |member: &InitialMember| {
+        let urls: Vec<_> = member.peer_urls.iter().map(Url::as_str).collect();
+        serde_json::json!({ "id": format!("{:016x}", member.id.0), "name": member.name, "peer_urls": urls })
+    };
+    members.iter().map(member).collect()
+}
+
+fn write_identity(root: &Path, first: &FirstStart) -> io::Result<()> {
+    let FirstStart { member, cluster, members, joins } = first;
+    let (members, joined) = (initial_json(members), serde_json::Value::from(*joins));
     let text = serde_json::json!({
         "format": FORMAT,
         "member": format!("{:016x}", member.0),
         "cluster": format!("{:016x}", cluster.0),
-        "checksum": format!("{:08x}", checksum(member, cluster)),
+        "checksum": format!("{:08x}", checksum(*member, *cluster, &members, &joined)),
+        "members": members,
+        "joined": joined,
     });
     let temporary = root.join(LOCK_NEW);
     let mut file = File::create(&temporary)?;

@@ -81,10 +81,11 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Sends what ends the stage: there is room for it whatever waits, and a stage that has ended needs it no more.
+    /// Sends what comes seldom and must not be lost, such as what ends the stage: there is room for it whatever waits, and a
+    /// stage that has ended needs it no more.
     pub fn send_end(&self, item: T) {
         if let Err(refused) = self.try_send_below(usize::MAX, item) {
-            tracing::debug!(%refused, "a stage was told to end");
+            tracing::debug!(%refused, "a stage that has ended was told something");
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::Parser;
 
 use crate::command;
-use crate::datadir;
+use crate::datadir::{self, FirstStart};
 use crate::ids::FullRevision;
 use crate::mvcc::Keyspace;
 use crate::storage::disk::{Disk, RealDisk};
@@ -82,9 +82,14 @@ struct Report {
 
 impl Report {
     fn directory(&mut self, options: &Options) -> Result<(), Error> {
-        let identity = datadir::identity(&options.directory)?;
-        writeln!(self.text, "member {:016x}, cluster {:016x}", identity.0.0, identity.1.0)?;
-        self.owner = Some(Owner { member: identity.0, cluster: identity.1 });
+        let FirstStart { member, cluster, members, joins } = datadir::identity(&options.directory)?;
+        writeln!(self.text, "member {:016x}, cluster {:016x}", member.0, cluster.0)?;
+        let how = if joins { "joined" } else { "began with" };
+        for first in members {
+            let urls: Vec<_> = first.peer_urls.iter().map(ToString::to_string).collect();
+            writeln!(self.text, "  {how} {:016x}: {:?}, peers {urls:?}", first.id.0, first.name)?;
+        }
+        self.owner = Some(Owner { member, cluster });
         let log = options.wal_dir.clone().unwrap_or_else(|| options.directory.join("wal"));
         self.log(&log, options.entries)?;
         self.store(&options.directory.join("store"))
@@ -206,11 +211,18 @@ impl Report {
                 Table::Meta => {
                     writeln!(self.text, "{}: {}", String::from_utf8_lossy(&key), numbers(&value))?;
                 }
+                Table::Member if key.len() == 9 => {
+                    writeln!(self.text, "{}: removed for good", hex(&key[1..]))?
+                }
                 Table::Member => match <Member as prost::Message>::decode(value) {
                     Ok(member) => writeln!(
                         self.text,
-                        "{:016x}: {:?}, peers {:?}, clients {:?}",
-                        member.id, member.name, member.peer_ur_ls, member.client_ur_ls
+                        "{:016x}: {:?}{}, peers {:?}, clients {:?}",
+                        member.id,
+                        member.name,
+                        if member.is_learner { ", learner" } else { "" },
+                        member.peer_ur_ls,
+                        member.client_ur_ls
                     )?,
                     Err(error) => {
                         self.damaged = true;

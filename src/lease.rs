@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::command::Rejection;
-use crate::ids::LeaseId;
+use crate::ids::{LeaseId, Term};
 use crate::mvcc::Attachment;
 use crate::storage::{Error, Store, Table, TableWrite};
 use deadlines::Deadlines;
@@ -32,6 +32,8 @@ struct Inner {
     /// Rows that the store has not been given yet.
     rows: Vec<TableWrite>,
     deadlines: Deadlines,
+    /// The term in which this member began the time of its leases as their leader.
+    led: Term,
     /// For an id the checkpoints that this member has put into the log and not applied yet. They outlive the lease:
     /// the next of the same id may meet them.
     ordered: HashMap<LeaseId, u32>,
@@ -162,9 +164,45 @@ impl Leases {
         inner.rows.push(row);
     }
 
+    /// Every lease as a row of the lease table, in order.
+    pub fn rows(&self) -> Vec<TableWrite> {
+        let inner = self.0.lock();
+        let mut rows: Vec<_> = inner.leases.iter().map(|(id, lease)| row(*id, Some(lease))).collect();
+        rows.sort_unstable_by(|left, right| left.key.cmp(&right.key));
+        rows
+    }
+
+    /// Takes over a whole other state, which the store has already; the time of every lease begins anew. The checkpoints
+    /// that were on their way may have been passed over, or do nothing any more: others lead.
+    pub fn replace(&self, other: &Self) {
+        let Inner { leases, by_key, deadlines, .. } = std::mem::take(&mut *other.0.lock());
+        let inner = &mut *self.0.lock();
+        (inner.leases, inner.by_key, inner.deadlines) = (leases, by_key, deadlines);
+        inner.rows.clear();
+        inner.ordered.clear();
+    }
+
     /// The rows changed since the last call.
     pub fn take_rows(&self) -> Vec<TableWrite> {
         std::mem::take(&mut self.0.lock().rows)
+    }
+
+    /// This member leads in `term`. The first time in a term every lease begins anew, by `extension` longer: so long
+    /// the leader before may have renewed it unseen. What that one had put into the log does nothing any more.
+    pub fn lead(&self, term: Term, now: Instant, extension: Duration) {
+        let inner = &mut *self.0.lock();
+        if inner.led == term {
+            return;
+        }
+        let is_first = std::mem::replace(&mut inner.led, term) == Term(0);
+        if is_first && extension.is_zero() {
+            return;
+        }
+        inner.ordered.clear();
+        inner.deadlines.start(&inner.leases, now);
+        for (id, lease) in &inner.leases {
+            inner.deadlines.set(*id, now + lease.start_with() + extension);
+        }
     }
 
     /// Begins a lease's time anew; `None` when there is none, or when it is due and about to go.

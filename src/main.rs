@@ -55,11 +55,19 @@ fn serve(config: config::Config) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = process::StopSignals::listen()?;
-        let mut running = server::start(config, max_open_files).await?;
+        let mut running = tokio::select! {
+            started = server::start(config, max_open_files) => started?,
+            signal = signals.wait() => {
+                tracing::info!(signal, "stopping before it is ready");
+                return Ok(());
+            }
+        };
         tracing::info!(addresses = ?running.addresses(), "ready to serve client requests");
         process::notify_ready(notify_socket.as_deref());
+        let removed = running.removed();
         tokio::select! {
             signal = signals.wait() => tracing::info!(signal, "stopping"),
+            () = removed => tracing::error!("this member has been removed from the cluster; stopping"),
             failed = running.failed() => return Err(failed.into()),
         }
         running.stop().await?;

@@ -12,6 +12,7 @@ mod read;
 mod recover;
 mod tree;
 mod txn;
+mod whole;
 mod write;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ pub use range::{KeyRange, RangeAnswer, RangeCursor};
 pub use read::{Reader, Snapshot, Tail};
 pub use recover::{Attachment, Recovered};
 pub use txn::{TxnPath, range_response, read_txn};
+pub use whole::{Pin, Slice};
 pub use write::{Keyspace, Operations, Publication, Write};
 
 use crate::ids::FullRevision;

@@ -13,6 +13,7 @@ pub use mailbox::Mailbox;
 use crate::consensus::Progress;
 use crate::ids::Revision;
 use crate::mvcc::{self, Compaction, Reader, Tail};
+use crate::snapshot::Replacement;
 use crate::storage::{self, Round, Store};
 
 /// Defragmentation slices between two looks at the mailbox.
@@ -120,10 +121,34 @@ impl Persist {
     /// Begins to remove what the compaction at `revision` dropped; its round has been written. When a newer one is
     /// ordered already, its round is on the way, and the removal begins with that.
     pub fn begin_compaction(&mut self, revision: Revision) {
-        if let Some(compaction) = Compaction::begin_at(&self.reader, revision) {
+        if let Some(compaction) = Compaction::begin_at(&self.reader, &self.store, revision) {
             self.compaction = Some(compaction);
             self.began_compaction = Instant::now();
         }
+    }
+
+    /// Goes on with the store of a received state, which the next start opens from here on. What was under way in the old
+    /// one ends: a compaction with it, a defragmentation because a store that was just written has nothing to give back.
+    /// After `Full` it may be tried again.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn install(&mut self, replacement: &Replacement) -> Result<(), storage::Error> {
+        let Replacement { tail, position, compacted, draft, .. } = replacement;
+        draft.take_place()?;
+        (self.store, self.tail, self.compaction) = (draft.store.clone(), tail.clone(), None);
+        self.answer_defragment(&Ok(()));
+        if replacement.compaction_is_open {
+            self.begin_compaction(*compacted);
+        } else {
+            self.removed_through.send_replace(*compacted);
+        }
+        self.progress.set_flushed(position.index);
+        tracing::info!(
+            index = position.index.0,
+            "the store of a received state has taken the place of the old one"
+        );
+        Ok(())
     }
 
     pub fn is_compacting(&self) -> bool {
@@ -171,10 +196,14 @@ impl Persist {
                     Err(error.to_string())
                 }
             };
-            for waiting in self.defragmenting.drain(..) {
-                // A caller that went away does not care.
-                drop(waiting.send(done.clone()));
-            }
+            self.answer_defragment(&done);
+        }
+    }
+
+    fn answer_defragment(&mut self, done: &Result<(), String>) {
+        for waiting in self.defragmenting.drain(..) {
+            // A caller that went away does not care.
+            drop(waiting.send(done.clone()));
         }
     }
 
@@ -190,8 +219,14 @@ impl Persist {
                 return Ok(());
             };
             self.defragmenting.extend(work.defragment);
+            if let Some(replacement) = work.install
+                && !self.until_there_is_room(mailbox, |this| this.install(&replacement))?
+            {
+                // What comes behind it belongs into its store; the next start finds that.
+                return Ok(());
+            }
             if let Some(round) = work.round {
-                self.write_until_there_is_room(&round, mailbox)?;
+                self.until_there_is_room(mailbox, |this| this.write(&round))?;
             }
             if let Some(revision) = work.compact {
                 self.begin_compaction(revision);
@@ -209,16 +244,21 @@ impl Persist {
         }
     }
 
-    /// The log keeps what cannot be written, and takes no more meanwhile.
-    fn write_until_there_is_room(&mut self, round: &Round, mailbox: &Mailbox) -> Result<(), Error> {
+    /// The log keeps what cannot be written, and takes no more meanwhile. `false` when the process stops before there is
+    /// room.
+    fn until_there_is_room(
+        &mut self,
+        mailbox: &Mailbox,
+        mut write: impl FnMut(&mut Self) -> Result<(), storage::Error>,
+    ) -> Result<bool, Error> {
         loop {
-            match self.write(round) {
+            match write(self) {
                 Ok(()) => {
                     if self.progress.disk_full() {
                         tracing::info!("there is space on the disk again");
                         self.progress.set_disk_full(false);
                     }
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(storage::Error::Full { path }) => {
                     if !self.progress.disk_full() {
@@ -226,7 +266,11 @@ impl Persist {
                         self.progress.set_disk_full(true);
                     }
                     if mailbox.is_closed() {
-                        return Ok(());
+                        return Ok(false);
+                    }
+                    if mailbox.has_replacement() {
+                        // Another store comes, which holds what was to be written.
+                        return Ok(true);
                     }
                     mailbox.pause(FULL_DISK_PAUSE);
                 }

@@ -9,6 +9,7 @@ mod http;
 mod in_flight;
 mod listener;
 mod open;
+mod peer_thread;
 mod places;
 mod sniff;
 mod stages;
@@ -47,6 +48,13 @@ pub enum Error {
     Thread(#[from] io::Error),
     #[error("{stage} stopped: {reason}")]
     Stage { stage: &'static str, reason: String },
+    #[error("cannot join the cluster: {0}")]
+    FirstStart(String),
+    #[error(
+        "member {:x} has been permanently removed from the cluster; to come back, empty its data directory and add it \
+         as a new member", .0.0
+    )]
+    Removed(crate::ids::MemberId),
     #[error("not ready: {0}")]
     NotReady(crate::consensus::ConsensusError),
 }
@@ -57,7 +65,8 @@ pub enum Error {
 /// See `Error`. Listeners are opened first: a taken port touches nothing on disk.
 pub async fn start(config: Config, max_open_files: usize) -> Result<Running, Error> {
     let listeners = open::listeners(&config.listen)?;
-    let opened = open::open(&config)?;
+    let first = open::first_start(&config).await?;
+    let opened = open::open(&config, first)?;
     let stages = stages::start(&config, opened)?;
     stages.serve(&config, listeners, Places::new(max_open_files)).await
 }

@@ -124,6 +124,18 @@ pub trait Store: Send + Sync + 'static {
 
     fn sizes(&self) -> Sizes;
 
+    /// # Errors
+    /// `Full` when there is no room for changes of so many bytes.
+    fn check_space(&self, bytes: u64) -> Result<(), Error>;
+
+    /// Makes a store that was begun beside another the one that a start opens, and lets go of the other's files. Does
+    /// nothing for one that is that already.
+    fn take_place(&self) -> Result<(), Error>;
+
+    /// Lets go of the files of a store that was begun beside another and is not wanted. What cannot be removed now goes
+    /// with the next one that is begun, or at the next start.
+    fn discard(&self);
+
     /// Does one bounded slice of giving space back to the file system; `true` while there is more to do.
     /// Reads and writes go on between slices.
     fn defragment(&self) -> Result<bool, Error>;

@@ -6,7 +6,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::command::{Command, Kind};
 use crate::consensus::Handle;
-use crate::ids::LeaseId;
+use crate::ids::{LeaseId, Term};
 use crate::lease::Leases;
 use crate::metrics::Metrics;
 use crate::wire::etcdserverpb as pb;
@@ -19,20 +19,22 @@ const MAX_REVOKES_IN_FLIGHT: usize = 16;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_CHECKPOINTS_PER_COMMAND: usize = 1000;
 
-/// The job. Runs until it is dropped.
-pub async fn run(leases: Leases, consensus: Handle, metrics: Metrics) {
+/// The job. Runs until it is dropped. `lead` begins the time of leases in a term in which this member leads.
+pub async fn run(leases: Leases, consensus: Handle, metrics: Metrics, lead: impl Fn(Term)) {
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_checkpoint = Instant::now() + CHECKPOINT_INTERVAL;
     loop {
         ticks.tick().await;
-        if !consensus.status().is_leader {
+        let status = consensus.status();
+        if !status.is_leader {
             continue;
         }
+        lead(status.term);
         let now = Instant::now();
         let due = leases.due(now, MAX_DUE_PER_LOOK);
         for some in due.chunks(MAX_REVOKES_IN_FLIGHT) {
-            revoke(some, &consensus, &metrics).await;
+            revoke(some, status.term, &consensus, &metrics).await;
         }
         if now >= next_checkpoint {
             next_checkpoint = now + CHECKPOINT_INTERVAL;
@@ -41,13 +43,15 @@ pub async fn run(leases: Leases, consensus: Handle, metrics: Metrics) {
     }
 }
 
-async fn revoke(due: &[LeaseId], consensus: &Handle, metrics: &Metrics) {
+async fn revoke(due: &[LeaseId], term: Term, consensus: &Handle, metrics: &Metrics) {
     let proposals: Vec<_> = due
         .iter()
         .map(|id| {
             let (id, consensus) = (*id, consensus.clone());
             tokio::spawn(async move {
-                let command: Command = Kind::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 }).into();
+                let kind = Kind::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 });
+                // A leader that was, and does not know it yet, revokes nothing.
+                let command = Command { kind: Some(kind), only_in_term: term.0 };
                 (id, consensus.propose(command).await)
             })
         })
@@ -67,6 +71,9 @@ async fn revoke(due: &[LeaseId], consensus: &Handle, metrics: &Metrics) {
 
 /// Notes in the log what every lease longer than `longer_than` has left.
 pub async fn checkpoint(leases: &Leases, consensus: &Handle, longer_than: Duration) {
+    if !consensus.status().is_leader {
+        return;
+    }
     let ids = leases.to_checkpoint(Instant::now(), longer_than);
     for some in ids.chunks(MAX_CHECKPOINTS_PER_COMMAND) {
         let ordered = leases.order_checkpoint(some, Instant::now(), |left| {
@@ -74,7 +81,8 @@ pub async fn checkpoint(leases: &Leases, consensus: &Handle, longer_than: Durati
                 .iter()
                 .map(|(id, remaining)| pb::LeaseCheckpoint { id: id.0, remaining_ttl: *remaining });
             let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.collect() };
-            consensus.order(&Kind::LeaseCheckpoint(request).into())
+            let kind = Kind::LeaseCheckpoint(request);
+            consensus.order(&Command { kind: Some(kind), only_in_term: consensus.status().term.0 })
         });
         let noted = match ordered {
             Ok(ordered) => ordered.outcome().await,

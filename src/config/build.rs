@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::values::Values;
 use super::{
-    AutoCompaction, Config, Error, LimitConfig, ListenConfig, LogConfig, MemberConfig, RaftConfig,
-    StorageConfig, Url, WarnConfig, duration, ids,
+    AutoCompaction, Config, Error, LimitConfig, ListenConfig, LogConfig, RaftConfig, StorageConfig, Url,
+    WarnConfig, duration, member,
 };
 
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
@@ -29,7 +29,6 @@ pub fn build(
     if several {
         return Err(Error::SeveralBootstraps);
     }
-    choice(&values, "initial-cluster-state", &["new", "existing"])?;
     let name = values.text("name").to_owned();
     let data_dir = match values.is_given("data-dir") {
         true => PathBuf::from(values.text("data-dir")),
@@ -46,7 +45,7 @@ pub fn build(
     }
     let wal_dir = Some(values.text("wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from);
     let listen = listen(&values)?;
-    let member = member(&values, &name)?;
+    let member = member::build(&values, &name)?;
     let raft = raft(&values)?;
     let limits = limits(&mut values)?;
     Ok(Config {
@@ -71,7 +70,7 @@ pub fn build(
 }
 
 /// One of several words.
-fn choice(values: &Values, flag: &'static str, choices: &[&str]) -> Result<String, Error> {
+pub(super) fn choice(values: &Values, flag: &'static str, choices: &[&str]) -> Result<String, Error> {
     let value = values.text(flag);
     if choices.contains(&value) {
         return Ok(value.to_owned());
@@ -87,9 +86,18 @@ fn positive(values: &Values, flag: &'static str) -> Result<u64, Error> {
     }
 }
 
-fn http_urls(values: &Values, flag: &'static str) -> Result<Vec<Url>, Error> {
+pub(super) fn http_urls(values: &Values, flag: &'static str) -> Result<Vec<Url>, Error> {
     let urls = values.urls(flag);
-    for url in &urls {
+    check_schemes(flag, &urls)?;
+    Ok(urls)
+}
+
+/// Members and clients are spoken to over plain HTTP.
+pub(super) fn check_schemes<'a>(
+    flag: &'static str,
+    urls: impl IntoIterator<Item = &'a Url>,
+) -> Result<(), Error> {
+    for url in urls {
         let why = match url.scheme() {
             "http" => continue,
             "https" => "TLS comes in a later version of Decklog",
@@ -97,7 +105,7 @@ fn http_urls(values: &Values, flag: &'static str) -> Result<Vec<Url>, Error> {
         };
         return Err(Error::Refused { flag, value: url.to_string(), why });
     }
-    Ok(urls)
+    Ok(())
 }
 
 fn listen(values: &Values) -> Result<ListenConfig, Error> {
@@ -117,6 +125,7 @@ fn listen(values: &Values) -> Result<ListenConfig, Error> {
     }
     Ok(ListenConfig {
         client,
+        peer: bound("listen-peer-urls")?,
         client_http: bound("listen-client-http-urls")?,
         metrics: bound("listen-metrics-urls")?,
         max_concurrent_streams: u32::try_from(positive(values, "max-concurrent-streams")?)
@@ -125,59 +134,6 @@ fn listen(values: &Values) -> Result<ListenConfig, Error> {
         keepalive_timeout: values.duration("grpc-keepalive-timeout"),
         reuse_port: values.bool("socket-reuse-port"),
     })
-}
-
-fn member(values: &Values, name: &str) -> Result<MemberConfig, Error> {
-    let advertise_peer_urls = http_urls(values, "initial-advertise-peer-urls")?;
-    let listen_peer_urls = http_urls(values, "listen-peer-urls")?;
-    for url in &listen_peer_urls {
-        url.bind_addresses()?;
-    }
-    let initial_cluster = match values.is_given("initial-cluster") {
-        true => initial_cluster(values.text("initial-cluster"))?,
-        // As in etcd, it follows the name and the advertised URLs.
-        false => vec![(name.to_owned(), advertise_peer_urls.clone())],
-    };
-    let Some((_, own)) = initial_cluster.iter().find(|(member, _)| member == name) else {
-        return Err(Error::NameMissing(name.to_owned()));
-    };
-    let sorted = |urls: &[Url]| {
-        let mut urls = urls.to_vec();
-        urls.sort();
-        urls
-    };
-    if sorted(own) != sorted(&advertise_peer_urls) {
-        let join = |urls: &[Url]| urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",");
-        let cluster = own.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
-        return Err(Error::PeerUrlsDiffer { cluster, advertised: join(&advertise_peer_urls) });
-    }
-    if initial_cluster.len() > 1 {
-        return Err(Error::SeveralMembers(initial_cluster.len()));
-    }
-    let token = values.text("initial-cluster-token");
-    let id = ids::member(own, token);
-    let advertise_client_urls = values.urls("advertise-client-urls");
-    if advertise_client_urls.is_empty() {
-        return Err(Error::Empty("advertise-client-urls"));
-    }
-    let cluster_id = ids::cluster(&[id]);
-    Ok(MemberConfig { id, cluster_id, advertise_peer_urls, advertise_client_urls })
-}
-
-/// Names with their URLs; a name may stand several times.
-fn initial_cluster(text: &str) -> Result<Vec<(String, Vec<Url>)>, Error> {
-    let mut members: Vec<(String, Vec<Url>)> = Vec::new();
-    for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
-        let Some((name, url)) = pair.split_once('=') else {
-            return Err(Error::InitialCluster(text.to_owned()));
-        };
-        let (name, url) = (name.trim(), Url::parse(url)?);
-        match members.iter_mut().find(|(known, _)| known == name) {
-            Some((_, urls)) => urls.push(url),
-            None => members.push((name.to_owned(), vec![url])),
-        }
-    }
-    Ok(members)
 }
 
 fn raft(values: &Values) -> Result<RaftConfig, Error> {
@@ -196,6 +152,7 @@ fn raft(values: &Values) -> Result<RaftConfig, Error> {
         heartbeat: Duration::from_millis(heartbeat),
         election_timeout: Duration::from_millis(election),
         pre_vote: values.bool("pre-vote"),
+        skip_first_timeout: values.bool("initial-election-tick-advance"),
         catch_up_entries: values.unsigned("snapshot-catchup-entries"),
     })
 }

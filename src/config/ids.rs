@@ -12,6 +12,13 @@ pub fn member(peer_urls: &[Url], token: &str) -> MemberId {
     MemberId(first_bytes(&[urls.concat(), token.to_owned()].concat().into_bytes()))
 }
 
+/// As `member`, for one that joins: the time makes it an id that never was.
+pub fn new_member(peer_urls: &[String], unix_seconds: u64) -> MemberId {
+    let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    urls.sort_unstable();
+    MemberId(first_bytes(&[urls.concat(), unix_seconds.to_string()].concat().into_bytes()))
+}
+
 /// The first 8 bytes of SHA-1 over the sorted member ids.
 pub fn cluster(members: &[MemberId]) -> ClusterId {
     let mut ids: Vec<u64> = members.iter().map(|member| member.0).collect();

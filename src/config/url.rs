@@ -67,6 +67,11 @@ impl Url {
         &self.text
     }
 
+    /// The first address that it stands for; asks for the name when it is no IP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        (self.host.as_str(), self.port).to_socket_addrs().ok()?.min_by_key(SocketAddr::is_ipv6)
+    }
+
     /// The addresses to listen on: an IP, or what `localhost` stands for.
     ///
     /// # Errors

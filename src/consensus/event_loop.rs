@@ -7,25 +7,66 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use prometheus::HistogramVec;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
-use super::handle::Progress;
-use super::node::{CommittedEntry, Error, Node};
-use super::{ConsensusError, Handle, Proposal};
+use super::node::{CommittedEntry, Error, Network, Node};
+use super::{
+    ConsensusError, Granted, Handle, Install, Message, Progress, Proposal, ReadReply, ReceivedState,
+};
+use crate::courier::Outbox;
 use crate::ids::{LogPosition, MemberId};
 use crate::inbox::{Receiver, Sender, Taken, bounded};
+use crate::members::Membership;
 
-/// Proposals that wait for the loop; more are refused with "too many requests".
-const MAX_QUEUED_PROPOSALS: usize = 16 * 1024;
+/// Requests that wait for the loop; more are refused with "too many requests".
+pub(super) const MAX_QUEUED_REQUESTS: usize = 16 * 1024;
+/// Batches of peers' messages that find room beside them.
+const MAX_QUEUED_MESSAGES: usize = 4096;
 /// Batches of committed entries on their way to apply; more wait here, in order.
 const MAX_QUEUED_BATCHES: usize = 256;
+/// How soon the loop looks again when apply has no room.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// What the loop can be told.
 #[derive(Debug)]
 pub enum Event {
     Proposal(Proposal),
+    Change(Proposal),
+    Read(ReadReply),
+    /// Of one peer, in order.
+    Messages(Vec<Message>),
+    State(Box<ReceivedState>),
+    /// A state to be sent is ready.
+    Offer(MemberId, LogPosition, Membership),
+    /// It has been sent, or could not be.
+    Sent(MemberId, bool),
+    Unreachable(MemberId),
+    Transfer(Option<MemberId>),
+    PercentOfLog(MemberId, oneshot::Sender<Option<u64>>),
     /// Stop after what is queued before this.
     Stop,
+}
+
+/// What goes to apply, in order.
+#[derive(Debug)]
+pub enum Committed {
+    Entries(Vec<CommittedEntry>),
+    /// A received state takes the place of everything applied so far.
+    Install(Install),
+    /// The state as of here is asked for, for this member.
+    Capture(MemberId),
+}
+
+/// What the loop needs of the world beside time.
+pub trait Outside: Network + Send {
+    /// What was sent since the last call may leave.
+    fn flush(&mut self);
+
+    /// Who belongs to the cluster.
+    fn set_members(&mut self, members: &Membership);
+
+    /// This member leads no more: states that it has offered are of no use.
+    fn stopped_leading(&mut self);
 }
 
 /// How the loop behaves.
@@ -33,24 +74,29 @@ pub enum Event {
 pub struct LoopOptions {
     /// One raft tick: the heartbeat interval.
     pub tick: Duration,
+    pub election_timeout: Duration,
     /// Entries kept in the log for followers behind what the store has flushed.
     pub catch_up_entries: u64,
     pub max_request_bytes: usize,
     pub request_timeout: Duration,
+    /// The first election timeout is cut short.
+    pub skip_first_timeout: bool,
 }
 
 /// See the module.
 pub struct Loop {
     node: Node,
+    outside: Box<dyn Outside>,
     options: LoopOptions,
     events: Receiver<Event>,
     /// Taken out of the inbox, not handled yet.
     taken: VecDeque<Event>,
-    committed: Sender<Vec<CommittedEntry>>,
-    /// Committed batches that apply has no room for yet.
-    backlog: VecDeque<Vec<CommittedEntry>>,
+    committed: Sender<Committed>,
+    /// What apply has no room for yet.
+    backlog: VecDeque<Committed>,
+    /// Answers to readers, until the turn ends.
+    outbox: Outbox,
     progress: Arc<Progress>,
-    reads_need_no_round: watch::Sender<bool>,
     next_tick: Instant,
 }
 
@@ -64,39 +110,48 @@ impl Stopper {
     }
 }
 
+/// A loop's other ends.
+pub struct LoopParts {
+    pub handle: Handle,
+    pub stopper: Stopper,
+    pub committed: Receiver<Committed>,
+}
+
 impl Loop {
-    /// A loop with its handle, its stopper, and the way out for committed entries.
     /// `request_seconds` is told how long each proposal took, by its command's name and whether it had an outcome.
+    /// `outside` is made of the handle: peers answer to it.
     pub fn new(
         node: Node,
         options: LoopOptions,
         request_seconds: HistogramVec,
-    ) -> (Self, Handle, Stopper, Receiver<Vec<CommittedEntry>>) {
-        let (event_sender, events) = bounded(MAX_QUEUED_PROPOSALS);
+        outside: impl FnOnce(&Handle) -> Box<dyn Outside>,
+    ) -> (Self, LoopParts) {
+        let (event_sender, events) = bounded(MAX_QUEUED_REQUESTS + MAX_QUEUED_MESSAGES);
         let (committed, committed_receiver) = bounded(MAX_QUEUED_BATCHES);
-        let (reads_need_no_round, reads) = watch::channel(false);
         let progress = Arc::new(Progress::default());
         let handle = Handle {
             events: event_sender.clone(),
             progress: progress.clone(),
-            reads_need_no_round: reads,
             max_request_bytes: options.max_request_bytes,
             request_timeout: options.request_timeout,
+            leader_loss: 2 * options.election_timeout,
             seconds: request_seconds,
         };
-        let next_tick = Instant::now() + options.tick;
+        let mut outside = outside(&handle);
+        outside.set_members(node.members());
         let this = Self {
             node,
+            outside,
             options,
             events,
             taken: VecDeque::new(),
             committed,
             backlog: VecDeque::new(),
+            outbox: Outbox::default(),
             progress,
-            reads_need_no_round,
-            next_tick,
+            next_tick: Instant::now() + options.tick,
         };
-        (this, handle, Stopper(event_sender), committed_receiver)
+        (this, LoopParts { handle, stopper: Stopper(event_sender), committed: committed_receiver })
     }
 
     /// Runs until told to stop.
@@ -112,12 +167,15 @@ impl Loop {
 
     fn turns(&mut self) -> Result<(), Error> {
         self.node.campaign_if_alone()?;
+        if self.options.skip_first_timeout {
+            self.node.skip_first_timeout();
+        }
         loop {
             self.settle()?;
             let wake_at = self.wake_at();
             match self.events.take(&mut self.taken, Some(wake_at)) {
                 Taken::Items => {
-                    if !self.take_proposals() {
+                    if !self.take_events()? {
                         return self.settle();
                     }
                 }
@@ -130,13 +188,37 @@ impl Loop {
 
     /// Steps until nothing is left to flush or to hand on.
     fn settle(&mut self) -> Result<(), Error> {
+        self.node.applied(self.progress.applied().index);
+        self.node.move_on();
         while self.node.has_ready() {
-            let step = self.node.step()?;
+            let step = self.node.step(&mut *self.outside)?;
+            self.outside.flush();
             self.publish_status(step.committed.last().map(|entry| entry.position));
-            if !step.committed.is_empty() {
-                self.backlog.push_back(step.committed);
+            if step.members_changed {
+                self.outside.set_members(self.node.members());
             }
+            self.backlog.extend(step.install.map(Committed::Install));
+            if !step.committed.is_empty() {
+                self.backlog.push_back(Committed::Entries(step.committed));
+            }
+            self.hand_on();
+            step.granted.into_iter().for_each(|granted| self.grant(granted));
+            self.node.move_on();
         }
+        if let Some(member) = self.node.take_wanted_state() {
+            self.backlog.push_back(Committed::Capture(member));
+        }
+        self.hand_on();
+        self.check_reads();
+        self.outbox.send();
+        Ok(())
+    }
+
+    fn grant(&mut self, granted: Granted) {
+        self.progress.grant(granted, &mut self.outbox);
+    }
+
+    fn hand_on(&mut self) {
         while self.committed.has_room()
             && let Some(batch) = self.backlog.pop_front()
         {
@@ -145,40 +227,57 @@ impl Loop {
                 break;
             }
         }
-        Ok(())
     }
 
     fn wake_at(&self) -> Instant {
-        let unsettled = !self.backlog.is_empty() || !*self.reads_need_no_round.borrow();
-        if unsettled { self.next_tick.min(Instant::now() + Duration::from_millis(1)) } else { self.next_tick }
+        let is_settling = self.node.is_only_voter() && !self.progress.reads_need_no_round();
+        let unsettled = !self.backlog.is_empty() || is_settling;
+        if unsettled { self.next_tick.min(Instant::now() + RETRY) } else { self.next_tick }
     }
 
-    /// Proposes what was taken; `false` when a stop was among it: what came behind that is dropped.
-    fn take_proposals(&mut self) -> bool {
+    /// Does what was taken; `false` when a stop was among it: requests that came behind that are dropped.
+    fn take_events(&mut self) -> Result<bool, Error> {
         let mut proposals = Vec::with_capacity(self.taken.len());
         let mut go_on = true;
-        for event in self.taken.drain(..) {
+        let mut taken = std::mem::take(&mut self.taken);
+        for event in taken.drain(..) {
             match event {
                 Event::Proposal(proposal) if go_on => proposals.push(proposal),
-                Event::Proposal(_) => {}
+                Event::Change(proposal) if go_on => self.node.propose_change(proposal),
+                Event::Read(reader) if go_on => self.node.read(reader),
+                Event::Proposal(_) | Event::Change(_) | Event::Read(_) => {}
+                Event::Messages(messages) => {
+                    for message in messages {
+                        self.node.receive(message)?;
+                    }
+                }
+                Event::State(received) => self.node.receive_state(*received),
+                Event::Offer(to, position, members) => self.node.offer_state(to, position, &members),
+                Event::Sent(to, arrived) => self.node.state_sent(to, arrived),
+                Event::Unreachable(peer) => self.node.unreachable(peer),
+                Event::Transfer(to) => {
+                    if let Some(to) = to.or_else(|| self.node.best_successor()) {
+                        self.node.transfer_leadership(to);
+                    }
+                }
+                // Who asked may have gone.
+                Event::PercentOfLog(member, reply) => drop(reply.send(self.node.percent_of_log(member))),
                 Event::Stop => go_on = false,
             }
         }
+        self.taken = taken;
         if self.progress.disk_full() {
             for proposal in proposals {
-                drop(proposal.reply.send(Err(ConsensusError::NoSpace)));
+                proposal.fail(&ConsensusError::NoSpace);
             }
         } else {
             self.node.propose(proposals);
         }
-        go_on
+        Ok(go_on)
     }
 
     fn tick_when_due(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        if !*self.reads_need_no_round.borrow() {
-            self.check_reads();
-        }
         if now < self.next_tick {
             return Ok(());
         }
@@ -191,19 +290,21 @@ impl Loop {
     /// A lone leader that has applied an entry of its term has applied everything of older terms.
     fn check_reads(&self) {
         let alone = self.node.is_only_voter() && self.node.is_leader();
-        if alone && self.progress.applied().term == self.node.term() {
-            self.reads_need_no_round.send_replace(true);
+        let none = alone && self.progress.applied().term == self.node.term();
+        if none != self.progress.reads_need_no_round() {
+            self.progress.set_reads_need_no_round(none);
         }
     }
 
-    fn publish_status(&self, committed: Option<LogPosition>) {
+    fn publish_status(&mut self, committed: Option<LogPosition>) {
         self.progress.term.store(self.node.term().0, Ordering::Release);
-        let before = self.progress.leader.swap(self.node.leader().0, Ordering::AcqRel);
-        if before != self.node.leader().0 && self.node.leader() != MemberId(0) {
-            self.progress.leader_changes.fetch_add(1, Ordering::Relaxed);
-        }
+        self.progress.set_leader(self.node.leader());
         self.progress.log_bytes.store(self.node.log().bytes_written(), Ordering::Relaxed);
-        self.progress.is_leader.store(self.node.is_leader(), Ordering::Release);
+        let led = self.progress.is_leader.swap(self.node.is_leader(), Ordering::AcqRel);
+        if led && !self.node.is_leader() {
+            self.outside.stopped_leading();
+        }
+        self.progress.is_learner.store(self.node.is_learner(), Ordering::Release);
         if let Some(committed) = committed {
             self.progress.committed_term.store(committed.term.0, Ordering::Release);
             self.progress.committed_index.store(committed.index.0, Ordering::Release);

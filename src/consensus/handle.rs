@@ -1,129 +1,36 @@
 //! The way in for everybody else: propose, wait for a read point, ask for the status.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus::HistogramVec;
-use prost::Message;
-use tokio::sync::{oneshot, watch};
+use prost::Message as _;
+use tokio::sync::oneshot;
 
-use super::event_loop::Event;
-use super::{ConsensusError, MAX_APPLY_BACKLOG, Proposal, Status};
-use crate::command::{self, Command, Outcome};
+use super::event_loop::{Event, MAX_QUEUED_REQUESTS};
+use super::{
+    ConsensusError, MAX_APPLY_BACKLOG, Message, Progress, Proposal, ReadReply, ReceivedState, Status,
+};
+use crate::command::{self, Command, Kind, MemberChange, Outcome};
 use crate::courier::Courier;
-use crate::ids::{LogIndex, LogPosition, MemberId, Term};
+use crate::ids::{LogPosition, MemberId};
 use crate::inbox::{Refused, Sender};
+use crate::members::Membership;
 
 /// As in etcd, which then asks its peers again.
 const SLOW_READ: Duration = Duration::from_millis(500);
-
-/// Numbers that the loop, apply and the store publish for each other and for the status. Each has one writer.
-#[derive(Debug, Default)]
-pub struct Progress {
-    pub(super) term: AtomicU64,
-    pub(super) leader: AtomicU64,
-    pub(super) is_leader: AtomicBool,
-    pub(super) committed_index: AtomicU64,
-    pub(super) committed_term: AtomicU64,
-    applied_index: AtomicU64,
-    applied_term: AtomicU64,
-    flushed_index: AtomicU64,
-    disk_full: AtomicBool,
-    pending: AtomicU64,
-    failed: AtomicU64,
-    failed_reads: AtomicU64,
-    slow_reads: AtomicU64,
-    pub(super) leader_changes: AtomicU64,
-    pub(super) log_bytes: AtomicU64,
-}
-
-impl Progress {
-    /// By apply: everything through `position` is visible.
-    pub fn set_applied(&self, position: LogPosition) {
-        self.applied_term.store(position.term.0, Ordering::Release);
-        self.applied_index.store(position.index.0, Ordering::Release);
-    }
-
-    pub fn applied(&self) -> LogPosition {
-        let index = LogIndex(self.applied_index.load(Ordering::Acquire));
-        LogPosition { index, term: Term(self.applied_term.load(Ordering::Acquire)) }
-    }
-
-    /// By the store: everything through `index` is durable in it, so the log may be cut there.
-    pub fn set_flushed(&self, index: LogIndex) {
-        self.flushed_index.store(index.0, Ordering::Release);
-    }
-
-    pub fn flushed(&self) -> LogIndex {
-        LogIndex(self.flushed_index.load(Ordering::Acquire))
-    }
-
-    /// By the store: it cannot write for want of space, so the log must not take more.
-    pub fn set_disk_full(&self, full: bool) {
-        self.disk_full.store(full, Ordering::Release);
-    }
-
-    pub fn disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Acquire)
-    }
-
-    /// Proposals that wait for their outcome.
-    pub fn pending_proposals(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed)
-    }
-
-    /// Proposals that ended without an outcome.
-    pub fn failed_proposals(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    /// Reads whose barrier failed.
-    pub fn failed_reads(&self) -> u64 {
-        self.failed_reads.load(Ordering::Relaxed)
-    }
-
-    /// Reads that waited long for their barrier.
-    pub fn slow_reads(&self) -> u64 {
-        self.slow_reads.load(Ordering::Relaxed)
-    }
-
-    /// Leaders seen since the start.
-    pub fn leader_changes(&self) -> u64 {
-        self.leader_changes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes written to the raft log since the start.
-    pub fn log_bytes(&self) -> u64 {
-        self.log_bytes.load(Ordering::Relaxed)
-    }
-
-    pub fn status(&self) -> Status {
-        Status {
-            term: Term(self.term.load(Ordering::Acquire)),
-            leader: MemberId(self.leader.load(Ordering::Acquire)),
-            is_leader: self.is_leader.load(Ordering::Acquire),
-            is_learner: false,
-            committed: LogPosition {
-                index: LogIndex(self.committed_index.load(Ordering::Acquire)),
-                term: Term(self.committed_term.load(Ordering::Acquire)),
-            },
-            applied: self.applied(),
-        }
-    }
-}
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) events: Sender<Event>,
     pub(super) progress: Arc<Progress>,
-    /// Set when this member leads alone and has applied an entry of its own term: from then on everything
-    /// acknowledged is visible before its caller hears of it, and a read needs no round.
-    pub(super) reads_need_no_round: watch::Receiver<bool>,
     pub(super) max_request_bytes: usize,
     pub(super) request_timeout: Duration,
+    /// A request that began so long before a leader was elected may have been lost with the one before.
+    pub(super) leader_loss: Duration,
     /// How long proposals took, by the name of their command and whether they had an outcome.
     pub(super) seconds: HistogramVec,
 }
@@ -132,7 +39,7 @@ impl Handle {
     /// Puts a command through the log and returns what it did, after it is durable and visible.
     ///
     /// # Errors
-    /// See `ConsensusError`; on `Timeout`, `LeaderChanged` and `Stopped` the outcome is unknown.
+    /// See `ConsensusError`; on the timeouts, `LeaderChanged` and `Stopped` the outcome is unknown.
     pub async fn propose(&self, command: Command) -> Result<Outcome, ConsensusError> {
         let began = Instant::now();
         let result = match self.order(&command) {
@@ -151,6 +58,18 @@ impl Handle {
     /// # Errors
     /// `TooLarge`, `TooManyRequests`, `Stopped`.
     pub fn order(&self, command: &Command) -> Result<Ordered, ConsensusError> {
+        self.send(command, Event::Proposal)
+    }
+
+    /// Changes who belongs to the cluster; only the leader does.
+    ///
+    /// # Errors
+    /// See `propose`; `NotLeader`.
+    pub async fn change_members(&self, change: MemberChange) -> Result<Outcome, ConsensusError> {
+        self.send(&Kind::MemberChange(change).into(), Event::Change)?.outcome().await
+    }
+
+    fn send(&self, command: &Command, event: fn(Proposal) -> Event) -> Result<Ordered, ConsensusError> {
         let command = Bytes::from(command.encode_to_vec());
         if command.len() > self.max_request_bytes {
             return Err(ConsensusError::TooLarge);
@@ -160,31 +79,22 @@ impl Handle {
             return Err(ConsensusError::TooManyRequests);
         }
         let (reply, outcome) = oneshot::channel();
-        self.events
-            .try_send(Event::Proposal(Proposal { command, reply, courier: Courier::here() }))
-            .map_err(|refused| match refused {
-                Refused::Full => ConsensusError::TooManyRequests,
-                Refused::Closed => ConsensusError::Stopped,
-            })?;
+        let proposal = Proposal { command, reply, courier: Courier::here() };
+        self.events.try_send_below(MAX_QUEUED_REQUESTS, event(proposal)).map_err(of_refusal)?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
-        Ok(Ordered { outcome, progress: self.progress.clone(), timeout: self.request_timeout })
+        Ok(Ordered { outcome, handle: self.clone(), began: Instant::now() })
     }
 
     /// Returns when everything acknowledged before this call is visible to a `Reader`.
     ///
     /// # Errors
-    /// `Timeout`, `Stopped`.
+    /// `Timeout` and its kinds, `TooManyRequests`, `Stopped`.
     pub async fn read_barrier(&self) -> Result<(), ConsensusError> {
-        if *self.reads_need_no_round.borrow() {
+        if self.progress.reads_need_no_round() {
             return Ok(());
         }
         let began = Instant::now();
-        let mut ready = self.reads_need_no_round.clone();
-        let result = match tokio::time::timeout(self.request_timeout, ready.wait_for(|ready| *ready)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_closed)) => Err(ConsensusError::Stopped),
-            Err(_elapsed) => Err(ConsensusError::Timeout),
-        };
+        let result = self.round(began).await;
         if result.is_err() {
             self.progress.failed_reads.fetch_add(1, Ordering::Relaxed);
         }
@@ -194,6 +104,76 @@ impl Handle {
         result
     }
 
+    async fn round(&self, began: Instant) -> Result<(), ConsensusError> {
+        let (reply, granted) = oneshot::channel();
+        let reader = ReadReply { reply, courier: Courier::here() };
+        self.events.try_send_below(MAX_QUEUED_REQUESTS, Event::Read(reader)).map_err(of_refusal)?;
+        match tokio::time::timeout(self.request_timeout, granted).await {
+            Ok(Ok(granted)) => granted,
+            Ok(Err(_closed)) => Err(ConsensusError::Stopped),
+            Err(_elapsed) => Err(self.timed_out(began)),
+        }
+    }
+
+    /// What a request is told that began then and has waited for its time.
+    fn timed_out(&self, began: Instant) -> ConsensusError {
+        match self.progress.lost_leader_around(began, self.leader_loss) {
+            true => ConsensusError::TimeoutLeaderFailed,
+            false => ConsensusError::Timeout,
+        }
+    }
+
+    /// Messages of a peer. Those that find no room are lost: raft sends them again.
+    pub fn receive(&self, messages: Vec<Message>) {
+        if let Err(refused) = self.events.try_send(Event::Messages(messages)) {
+            tracing::debug!(%refused, "messages of a peer are dropped");
+        }
+    }
+
+    /// A state has come whole.
+    pub fn receive_state(&self, received: ReceivedState) {
+        self.events.send_end(Event::State(Box::new(received)));
+    }
+
+    /// A state for a member is ready to be sent.
+    pub fn offer_state(&self, to: MemberId, position: LogPosition, members: Membership) {
+        self.events.send_end(Event::Offer(to, position, members));
+    }
+
+    /// A state has been sent, or could not be.
+    pub fn state_sent(&self, to: MemberId, arrived: bool) {
+        self.events.send_end(Event::Sent(to, arrived));
+    }
+
+    /// A peer cannot be reached.
+    pub fn unreachable(&self, peer: MemberId) {
+        if let Err(refused) = self.events.try_send(Event::Unreachable(peer)) {
+            tracing::debug!(%refused, "that a peer is unreachable is told again later");
+        }
+    }
+
+    /// Hands the leadership over, to `to` or to whom it suits best; returns at once.
+    pub fn transfer_leadership(&self, to: Option<MemberId>) {
+        if let Err(refused) = self.events.try_send(Event::Transfer(to)) {
+            tracing::warn!(%refused, "the leadership is not handed over");
+        }
+    }
+
+    /// How much of the leader's log a member has, of 100.
+    ///
+    /// # Errors
+    /// `NotLeader` (also when the member is not known), `Stopped`.
+    pub async fn percent_of_log(&self, member: MemberId) -> Result<u64, ConsensusError> {
+        let (reply, answer) = oneshot::channel();
+        self.events
+            .try_send_below(MAX_QUEUED_REQUESTS, Event::PercentOfLog(member, reply))
+            .map_err(of_refusal)?;
+        match answer.await {
+            Ok(percent) => percent.ok_or(ConsensusError::NotLeader),
+            Err(_closed) => Err(ConsensusError::Stopped),
+        }
+    }
+
     pub fn status(&self) -> Status {
         self.progress.status()
     }
@@ -201,13 +181,24 @@ impl Handle {
     pub fn progress(&self) -> &Arc<Progress> {
         &self.progress
     }
+
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+}
+
+fn of_refusal(refused: Refused) -> ConsensusError {
+    match refused {
+        Refused::Full => ConsensusError::TooManyRequests,
+        Refused::Closed => ConsensusError::Stopped,
+    }
 }
 
 /// A command on its way through the log.
 pub struct Ordered {
     outcome: oneshot::Receiver<Result<Outcome, ConsensusError>>,
-    progress: Arc<Progress>,
-    timeout: Duration,
+    handle: Handle,
+    began: Instant,
 }
 
 impl Ordered {
@@ -216,13 +207,13 @@ impl Ordered {
     /// # Errors
     /// See `Handle::propose`.
     pub async fn outcome(mut self) -> Result<Outcome, ConsensusError> {
-        let result = match tokio::time::timeout(self.timeout, &mut self.outcome).await {
+        let result = match tokio::time::timeout(self.handle.request_timeout, &mut self.outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_closed)) => Err(ConsensusError::Stopped),
-            Err(_elapsed) => Err(ConsensusError::Timeout),
+            Err(_elapsed) => Err(self.handle.timed_out(self.began)),
         };
         if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {
-            self.progress.failed.fetch_add(1, Ordering::Relaxed);
+            self.handle.progress.failed.fetch_add(1, Ordering::Relaxed);
         }
         result
     }
@@ -231,6 +222,6 @@ impl Ordered {
 impl Drop for Ordered {
     /// Also when the caller went away before the outcome.
     fn drop(&mut self) {
-        self.progress.pending.fetch_sub(1, Ordering::Relaxed);
+        self.handle.progress.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }

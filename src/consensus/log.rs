@@ -1,14 +1,24 @@
 //! The raft log as raft sees it: recent entries in memory, all of them in the write-ahead log.
 //! Owns what of the log is kept; never looks into an entry.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
-use crate::ids::{LogIndex, LogPosition, MemberId, Term};
+use super::message::set_data;
+use crate::ids::{LogIndex, LogPosition, Term};
+use crate::members::Membership;
 use crate::storage::Error;
 use crate::storage::wal::{self, Wal, WalContent, WalEntry};
+
+/// Every member of a new cluster begins as if this entry had been applied everywhere: no log ever holds it, so that a
+/// member that joins later needs a state first.
+pub const BEGINNING: LogPosition = LogPosition { index: LogIndex(1), term: Term(1) };
+
+/// Entries are kept in memory for members that lag behind, but no more bytes of them.
+const MAX_CATCH_UP_BYTES: usize = 64 << 20;
 
 /// How long the log's writes and flushes take, in seconds.
 #[derive(Clone)]
@@ -24,8 +34,14 @@ pub struct RaftLog {
     /// The entry before the first in memory: its data is gone, its term is still asked for.
     base: LogPosition,
     entries: VecDeque<Entry>,
+    /// Bytes of the entries' data.
+    bytes: usize,
     hard_state: HardState,
     conf_state: ConfState,
+    /// A state that is ready to be sent, and to whom.
+    offer: Option<(u64, Snapshot)>,
+    /// Who needs a state: asked through a shared reference, taken by the node.
+    wanted_by: Cell<Option<u64>>,
 }
 
 impl RaftLog {
@@ -37,22 +53,40 @@ impl RaftLog {
         wal: Wal,
         content: WalContent,
         applied: LogPosition,
-        member: MemberId,
+        members: &Membership,
         timers: LogTimers,
     ) -> Result<Self, Error> {
         check_fit(&content, applied)?;
         let mut hard_state = HardState::default();
         hard_state.term = content.hard_state.term.max(applied.term.0);
         hard_state.vote = content.hard_state.vote;
-        let kept = content.entries.into_iter().filter(|entry| entry.index > applied.index.0);
-        let mut entries = VecDeque::new();
-        for entry in kept {
-            entries.push_back(to_raft(entry)?);
-        }
+        let base = base_of(&content, applied);
+        let kept = content.entries.into_iter().filter(|entry| entry.index > base.index.0);
+        let entries = kept.map(to_raft).collect::<Result<VecDeque<_>, _>>()?;
         let last = entries.back().map_or(applied.index.0, |entry: &Entry| entry.index);
         hard_state.commit = content.hard_state.commit.clamp(applied.index.0, last);
-        let conf_state = ConfState { voters: vec![member.0], ..ConfState::default() };
-        Ok(Self { wal, timers, base: applied, entries, hard_state, conf_state })
+        let bytes = entries.iter().map(size_of).sum();
+        Ok(Self {
+            wal,
+            timers,
+            base,
+            entries,
+            bytes,
+            hard_state,
+            conf_state: conf_state(members),
+            offer: None,
+            wanted_by: Cell::new(None),
+        })
+    }
+
+    /// Begins the log of a member of a new cluster.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn bootstrap(wal: &mut Wal) -> Result<(), Error> {
+        let (term, commit) = (BEGINNING.term.0, BEGINNING.index.0);
+        wal.append(Some(wal::HardState { term, vote: 0, commit }), &[])?;
+        wal.flush()
     }
 
     /// Makes sure of room for an entry of `bytes`, so that a full disk is met before raft takes it.
@@ -83,10 +117,61 @@ impl RaftLog {
         timer.observe_duration();
         if let Some(first) = entries.first() {
             let keep = usize::try_from(first.index - self.base.index.0 - 1).expect("indexes in memory fit");
+            self.bytes -= self.entries.range(keep.min(self.entries.len())..).map(size_of).sum::<usize>();
             self.entries.truncate(keep);
-            self.entries.extend(entries.iter().cloned());
+            for entry in entries {
+                let mut entry = entry.clone();
+                if entry.entry_type != EntryType::EntryNormal {
+                    // What raft reads of a change when it is proposed; its batch stands in the context.
+                    entry.data = bytes::Bytes::new();
+                }
+                self.bytes += size_of(&entry);
+                self.entries.push_back(entry);
+            }
         }
         Ok(())
+    }
+
+    /// Puts a received state in the place of the log through `position`; durable when this returns.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn begin_after(&mut self, position: LogPosition, members: &Membership) -> Result<(), Error> {
+        self.hard_state.commit = position.index.0;
+        self.hard_state.term = self.hard_state.term.max(position.term.0);
+        let HardState { term, vote, commit, .. } = self.hard_state;
+        self.wal.begin_after(wal::HardState { term, vote, commit }, position)?;
+        self.wal.flush()?;
+        self.entries.clear();
+        self.bytes = 0;
+        self.base = position;
+        self.conf_state = conf_state(members);
+        Ok(())
+    }
+
+    /// Members have changed, as of the newest committed entry.
+    pub fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    /// Who needs a state, since the log does not reach it any more.
+    pub fn take_wanted(&mut self) -> Option<u64> {
+        self.wanted_by.take()
+    }
+
+    /// A state that is ready to be sent to a member.
+    pub fn offer(&mut self, to: u64, position: LogPosition, members: &Membership) {
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = position.index.0;
+        metadata.term = position.term.0;
+        metadata.set_conf_state(conf_state(members));
+        self.offer = Some((to, snapshot));
+    }
+
+    /// What was offered to a member is on its way, or of no use.
+    pub fn withdraw(&mut self) {
+        self.offer = None;
     }
 
     /// # Errors
@@ -115,9 +200,30 @@ impl RaftLog {
             && first.index <= through.0
         {
             self.base = LogPosition { index: LogIndex(first.index), term: Term(first.term) };
+            self.bytes -= size_of(first);
             self.entries.pop_front();
         }
         self.wal.cut(self.base.index)
+    }
+
+    /// Through where the log may be cut when everything through `done` is applied and stored and `catch_up` entries
+    /// shall be left for members that lag behind.
+    pub fn cut_point(&self, done: LogIndex, catch_up: u64) -> LogIndex {
+        let mut cut = done.0.saturating_sub(catch_up);
+        let mut bytes = self.bytes;
+        for entry in &self.entries {
+            if entry.index > done.0 || (entry.index > cut && bytes <= MAX_CATCH_UP_BYTES) {
+                break;
+            }
+            bytes -= size_of(entry);
+            cut = cut.max(entry.index);
+        }
+        LogIndex(cut)
+    }
+
+    /// Bytes of the entries in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Ends the log in order, so that a later start knows that nothing is missing.
@@ -133,7 +239,7 @@ impl RaftLog {
         self.wal.bytes_written()
     }
 
-    fn last(&self) -> u64 {
+    pub fn last(&self) -> u64 {
         self.base.index.0 + self.entries.len() as u64
     }
 }
@@ -172,26 +278,52 @@ fn check_fit(content: &WalContent, applied: LogPosition) -> Result<(), Error> {
     Ok(())
 }
 
+/// The entry before the first that is kept: what the log holds before `applied` is still of use to members that lag
+/// behind. It must be one whose term is known.
+fn base_of(content: &WalContent, applied: LogPosition) -> LogPosition {
+    let Some(first) = content.entries.first().filter(|first| first.index <= applied.index.0) else {
+        return applied;
+    };
+    let before = LogIndex(first.index - 1);
+    match content.begins_after {
+        Some(after) if after.index == before => after,
+        // Every log begins after the entry that all members of a new cluster take for applied.
+        _ if before == BEGINNING.index => BEGINNING,
+        _ => LogPosition { index: LogIndex(first.index), term: Term(first.term) },
+    }
+}
+
 fn from_raft(entry: &Entry) -> WalEntry {
     let kind = match entry.entry_type {
         EntryType::EntryNormal => 0,
         EntryType::EntryConfChange => 1,
         EntryType::EntryConfChangeV2 => 2,
     };
-    WalEntry { index: entry.index, term: entry.term, kind, data: entry.data.clone() }
+    let data = if kind == 0 { &entry.data } else { &entry.context };
+    WalEntry { index: entry.index, term: entry.term, kind, data: data.clone() }
 }
 
 fn to_raft(stored: WalEntry) -> Result<Entry, Error> {
-    let entry_type = match stored.kind {
-        0 => EntryType::EntryNormal,
-        // Members change in a later version; what it wrote is not this one's to skip.
+    let WalEntry { index, term, kind, data } = stored;
+    let is_change = match kind {
+        0 => false,
+        2 => true,
         kind => {
             let detail = format!("it is of the kind {kind}, which this version does not know");
-            return Err(Error::Damaged { place: format!("log entry {}", stored.index), detail });
+            return Err(Error::Damaged { place: format!("log entry {index}"), detail });
         }
     };
-    let WalEntry { index, term, data, .. } = stored;
-    Ok(Entry { entry_type, index, term, data, ..Entry::default() })
+    let mut entry = Entry { index, term, ..Entry::default() };
+    set_data(&mut entry, is_change, data);
+    Ok(entry)
+}
+
+fn size_of(entry: &Entry) -> usize {
+    entry.data.len() + entry.context.len() + std::mem::size_of::<Entry>()
+}
+
+fn conf_state(members: &Membership) -> ConfState {
+    ConfState { voters: members.voters(), learners: members.learners(), ..ConfState::default() }
 }
 
 impl raft::Storage for RaftLog {
@@ -238,9 +370,20 @@ impl raft::Storage for RaftLog {
         Ok(self.last())
     }
 
-    /// Members that need one come in a later version.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    /// The state on offer for this member; there is none before somebody has asked.
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        match &self.offer {
+            // Behind its end the log goes on.
+            Some((offered_to, snapshot))
+                if *offered_to == to && snapshot.get_metadata().index >= self.base.index.0 =>
+            {
+                Ok(snapshot.clone())
+            }
+            _ => {
+                self.wanted_by.set(Some(to));
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+        }
     }
 }
 

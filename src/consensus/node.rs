@@ -1,17 +1,32 @@
 //! The synchronous core of consensus: raft and its log, stepped by the loop (or by a simulation).
-//! Owns the `RawNode`. Takes ticks and proposals, gives committed entries; time stands outside.
+//! Owns the `RawNode` and who belongs to the cluster as of the newest committed entry. Takes ticks, proposals, reads and
+//! messages; gives messages, committed entries and granted reads. Time and network stand outside.
 
-use std::collections::BTreeMap;
+mod changes;
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType};
-use raft::{RawNode, StateRole};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::{INVALID_ID, RawNode, StateRole};
 
 use super::log::RaftLog;
 use super::proposal::{Gathered, Replies};
-use super::{ConsensusError, Proposal};
+use super::reads::{Granted, ReadReply, Reads};
+use super::waiting::Waiting;
+use super::{ConsensusError, Install, Proposal, ReceivedState};
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
+use crate::members::Membership;
 use crate::storage;
+
+/// A round of reads that is not answered for so many ticks is asked again: with a heartbeat of 100 ms as often as in etcd.
+const READ_PATIENCE_TICKS: u64 = 5;
+/// Proposals and reads kept while there is no leader; more are refused.
+const MAX_HELD: usize = 16 * 1024;
+/// Bytes of entries that are kept for a member that takes in a state.
+const MAX_BYTES_FOR_STATE: usize = 256 << 20;
+/// Bytes of proposals that raft holds before they are committed; more are refused.
+const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
 
 /// What a node needs to know about itself.
 #[derive(Clone, Debug)]
@@ -22,6 +37,10 @@ pub struct NodeOptions {
     pub pre_vote: bool,
     /// The newest entry that the recovered state contains.
     pub applied: LogIndex,
+    /// Who belongs to the cluster after that entry.
+    pub members: Membership,
+    /// Of no other start of any member: random outside of a simulation.
+    pub seed: u64,
 }
 
 /// Why the node cannot go on. The process must stop.
@@ -31,6 +50,18 @@ pub enum Error {
     Log(#[from] storage::Error),
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
+    #[error(
+        "the leader knows that this member has entry {told}, but its log ends with entry {last}: entries that it \
+         acknowledged are lost. Remove this member from the cluster, empty its data directory and add it anew"
+    )]
+    LostEntries { told: u64, last: u64 },
+    #[error("entry {index} changes members, but is not one of ours: {detail}")]
+    Change { index: u64, detail: String },
+}
+
+/// Where messages go. Never waits; a message that cannot be sent is lost.
+pub trait Network {
+    fn send(&mut self, message: Message);
 }
 
 /// A committed entry with the callers that wait for it here.
@@ -45,17 +76,38 @@ pub struct CommittedEntry {
 /// What one round of the node gave.
 #[derive(Debug, Default)]
 pub struct Step {
+    /// A received state to put in the place of the present one, before anything of `committed`.
+    pub install: Option<Install>,
     pub committed: Vec<CommittedEntry>,
+    pub granted: Vec<Granted>,
+    /// Who belongs to the cluster has changed.
+    pub members_changed: bool,
 }
 
 /// Raft over its log.
 pub struct Node {
     raw: RawNode<RaftLog>,
     id: MemberId,
-    sequence: u64,
-    /// Callers by the index that their entry was given, with its term: another term at that index means that
-    /// the entry was lost.
-    waiting: BTreeMap<u64, (u64, Replies)>,
+    seed: u64,
+    election_ticks: usize,
+    ticks: u64,
+    members: Membership,
+    waiting: Waiting,
+    reads: Reads,
+    /// Proposals that wait for a leader.
+    held: VecDeque<Proposal>,
+    /// Changes of members that wait for the one before.
+    changes: VecDeque<Proposal>,
+    /// Term and leader when they were last looked at.
+    noticed: (u64, u64),
+    /// The entry of the state that is on its way to a member.
+    sending: Option<LogIndex>,
+    /// The tick at which a state was last asked for, to be sent to a member.
+    state_since: Option<u64>,
+    /// The leader cannot be reached: what it is sent would be lost.
+    leader_is_lost: bool,
+    /// A state that has come whole and that raft has not taken yet.
+    received: Option<ReceivedState>,
 }
 
 impl Node {
@@ -72,12 +124,31 @@ impl Node {
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 512,
             max_committed_size_per_ready: 16 << 20,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             read_only_option: raft::ReadOnlyOption::Safe,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, log, &logger)?;
-        Ok(Self { raw, id: options.id, sequence: 0, waiting: BTreeMap::new() })
+        let mut node = Self {
+            noticed: (raw.raft.term, INVALID_ID),
+            raw,
+            id: options.id,
+            seed: options.seed,
+            election_ticks: options.election_ticks,
+            ticks: 0,
+            members: options.members.clone(),
+            waiting: Waiting::new(options.id, options.seed),
+            reads: Reads::new(options.id, options.seed),
+            held: VecDeque::new(),
+            changes: VecDeque::new(),
+            sending: None,
+            state_since: None,
+            leader_is_lost: false,
+            received: None,
+        };
+        node.notice();
+        Ok(node)
     }
 
     /// The only voter need not wait for an election timeout.
@@ -91,6 +162,14 @@ impl Node {
         Ok(())
     }
 
+    /// Lets all but a tick of the first election timeout pass: a member that starts need not wait for a leader that is
+    /// not there.
+    pub fn skip_first_timeout(&mut self) {
+        for _ in 0..self.election_ticks.saturating_sub(1) {
+            self.tick();
+        }
+    }
+
     pub fn is_only_voter(&self) -> bool {
         let voters = self.raw.raft.prs().conf().voters().ids();
         voters.len() == 1 && voters.contains(self.id.0)
@@ -98,6 +177,10 @@ impl Node {
 
     pub fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
+    }
+
+    pub fn is_learner(&self) -> bool {
+        self.raw.raft.prs().conf().learners().contains(&self.id.0)
     }
 
     pub fn leader(&self) -> MemberId {
@@ -112,12 +195,114 @@ impl Node {
         self.raw.store()
     }
 
-    pub fn tick(&mut self) {
-        self.raw.tick();
+    /// Who belongs to the cluster after the newest committed entry.
+    pub fn members(&self) -> &Membership {
+        &self.members
     }
 
-    /// Puts proposals into entries. What cannot be proposed is answered here.
+    pub fn tick(&mut self) {
+        self.ticks += 1;
+        self.raw.tick();
+        self.waiting.forget_gone();
+        self.reads.forget_gone();
+        self.held.retain(|proposal| !proposal.reply.is_closed());
+        self.changes.retain(|proposal| !proposal.reply.is_closed());
+        self.notice();
+    }
+
+    /// Takes a message of a peer.
+    ///
+    /// # Errors
+    /// `LostEntries`.
+    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
+        if message.to != self.id.0 || message.from == self.id.0 || message.from == INVALID_ID {
+            tracing::debug!(from = message.from, to = message.to, "a message is not for this member");
+            return Ok(());
+        }
+        self.leader_is_lost &= message.from != self.raw.raft.leader_id;
+        if !self.fits(&message)? {
+            tracing::warn!(from = message.from, kind = ?message.get_msg_type(), "a message does not fit the log");
+            return Ok(());
+        }
+        if message.get_msg_type() == MessageType::MsgPropose && self.is_leader() {
+            let bytes = message.entries.iter().map(|entry| entry.data.len()).sum();
+            if let Err(fault) = self.raw.mut_store().reserve(bytes) {
+                tracing::warn!(%fault, "the log cannot take the proposal of another member");
+                return Ok(());
+            }
+        }
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(%error, "raft did not take a message");
+        }
+        self.notice();
+        Ok(())
+    }
+
+    /// What raft would take for a defect of its own and end the process.
+    fn fits(&self, message: &Message) -> Result<bool, Error> {
+        let (last, committed) = (self.raw.raft.raft_log.last_index(), self.raw.raft.raft_log.committed);
+        let is_current = message.term >= self.raw.raft.term;
+        Ok(match message.get_msg_type() {
+            MessageType::MsgHeartbeat if is_current && message.commit > last => {
+                return Err(Error::LostEntries { told: message.commit, last });
+            }
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse => message.index <= last,
+            MessageType::MsgAppend => message.entries.iter().all(|entry| {
+                let known = || self.raw.raft.raft_log.term(entry.index);
+                entry.index > committed
+                    || known().is_err()
+                    || known().is_ok_and(|term| term == 0 || term == entry.term)
+            }),
+            _ => true,
+        })
+    }
+
+    /// A peer can't be reached: raft sends it less until it is heard again.
+    pub fn unreachable(&mut self, peer: MemberId) {
+        self.leader_is_lost |= peer == self.leader();
+        self.raw.report_unreachable(peer.0);
+    }
+
+    /// Hands the leadership over, if this member has it.
+    pub fn transfer_leadership(&mut self, to: MemberId) {
+        if self.is_leader() {
+            self.raw.transfer_leader(to.0);
+        }
+    }
+
+    /// The voter that is best suited to lead next: it has most of the log and was heard lately.
+    pub fn best_successor(&self) -> Option<MemberId> {
+        let progress = self.raw.raft.prs();
+        let voters = progress.conf().voters().ids();
+        let others = progress.iter().filter(|(id, _)| **id != self.id.0 && voters.contains(**id));
+        let heard = others.filter(|(_, progress)| progress.recent_active);
+        heard.map(|(id, progress)| (progress.matched, *id)).max().map(|(_, id)| MemberId(id))
+    }
+
+    /// Whether proposals find a leader now.
+    fn can_propose(&self) -> bool {
+        let raft = &self.raw.raft;
+        let is_handing_over = self.is_leader() && raft.lead_transferee.is_some();
+        raft.leader_id != INVALID_ID && !self.leader_is_lost && !is_handing_over
+    }
+
+    /// Puts proposals into entries, here or at the leader; while there is none they wait. What cannot be proposed is
+    /// answered here.
     pub fn propose(&mut self, proposals: impl IntoIterator<Item = Proposal>) {
+        if !self.can_propose() || !self.held.is_empty() {
+            for proposal in proposals {
+                if self.held.len() < MAX_HELD {
+                    self.held.push_back(proposal);
+                } else {
+                    proposal.fail(&ConsensusError::TooManyRequests);
+                }
+            }
+            return;
+        }
+        self.propose_now(proposals);
+    }
+
+    fn propose_now(&mut self, proposals: impl IntoIterator<Item = Proposal>) {
         let mut gathered = Gathered::default();
         for proposal in proposals {
             gathered.push(proposal);
@@ -131,21 +316,20 @@ impl Node {
     }
 
     fn propose_entry(&mut self, gathered: Gathered) {
-        self.sequence += 1;
-        let (data, replies) = gathered.finish(self.id, self.sequence);
-        if !self.is_leader() {
-            return replies.fail(&ConsensusError::NoLeader);
-        }
+        let sequence = self.waiting.next_sequence();
+        let (data, replies) = gathered.finish(self.id, sequence);
+        let term = self.raw.raft.term;
+        let is_leader = self.is_leader();
         // Before raft takes it: an entry that raft holds can no longer be refused.
-        if let Err(fault) = self.raw.mut_store().reserve(data.len()) {
+        if is_leader && let Err(fault) = self.raw.mut_store().reserve(data.len()) {
             tracing::warn!(%fault, "the log cannot take a proposal");
             return replies.fail(&ConsensusError::NoSpace);
         }
         match self.raw.propose(Vec::new(), data.into()) {
-            Ok(()) => {
-                let index = self.raw.raft.raft_log.last_index();
-                self.waiting.insert(index, (self.raw.raft.term, replies));
+            Ok(()) if is_leader => {
+                self.waiting.appended(self.raw.raft.raft_log.last_index(), term, sequence, replies);
             }
+            Ok(()) => self.waiting.forwarded(term, sequence, replies),
             Err(raft::Error::ProposalDropped) => replies.fail(&ConsensusError::TooManyRequests),
             Err(error) => {
                 tracing::warn!(%error, "raft refused a proposal");
@@ -154,55 +338,105 @@ impl Node {
         }
     }
 
+    /// Lets a reader wait for a round with the leader.
+    pub fn read(&mut self, reader: ReadReply) {
+        if self.reads.len() < MAX_HELD {
+            self.reads.add(reader);
+        } else {
+            drop(reader.reply.send(Err(ConsensusError::TooManyRequests)));
+        }
+    }
+
+    /// Does what waited for a leader, and begins a round for those who want to read: when everything that has come was
+    /// taken in.
+    pub fn move_on(&mut self) {
+        if !self.held.is_empty() && self.can_propose() {
+            let held = std::mem::take(&mut self.held);
+            self.propose_now(held.into_iter().filter(|proposal| !proposal.reply.is_closed()));
+        }
+        self.propose_next_change();
+        let raft = &self.raw.raft;
+        let can_ask = !self.leader_is_lost
+            && raft.leader_id != INVALID_ID
+            && (!self.is_leader() || raft.commit_to_current_term());
+        if can_ask && self.reads.need_round(self.ticks, READ_PATIENCE_TICKS) {
+            let context = self.reads.begin_round(self.ticks);
+            self.raw.read_index(context);
+        }
+    }
+
     /// Whether `step` has something to do.
     pub fn has_ready(&self) -> bool {
         self.raw.has_ready()
     }
 
-    /// Flushes what raft wants kept, then hands out what is committed by it.
+    /// Flushes what raft wants kept, then hands out what is committed by it. A leader's messages leave before its own
+    /// flush, all others' after it.
     ///
     /// # Errors
     /// See `Error`: nothing may be answered any more.
-    pub fn step(&mut self) -> Result<Step, Error> {
+    pub fn step(&mut self, network: &mut dyn Network) -> Result<Step, Error> {
         let mut step = Step::default();
         let mut ready = self.raw.ready();
-        self.take_committed(ready.take_committed_entries(), &mut step);
+        ready.take_messages().into_iter().for_each(|message| network.send(message));
+        self.take_reads(ready.take_read_states(), &mut step);
+        let snapshot = ready.snapshot().get_metadata();
+        if snapshot.index > 0 {
+            let position = LogPosition { index: LogIndex(snapshot.index), term: Term(snapshot.term) };
+            step.install = Some(self.take_state(position)?);
+            step.members_changed = true;
+        }
+        self.take_committed(ready.take_committed_entries(), &mut step)?;
         self.raw.mut_store().append(ready.hs(), ready.entries())?;
         if ready.must_sync() {
             self.raw.mut_store().flush()?;
         }
+        ready.take_persisted_messages().into_iter().for_each(|message| network.send(message));
         let mut light = self.raw.advance_append(ready);
-        self.take_committed(light.take_committed_entries(), &mut step);
+        light.take_messages().into_iter().for_each(|message| network.send(message));
+        self.take_committed(light.take_committed_entries(), &mut step)?;
         if let Some(commit) = light.commit_index() {
             self.raw.mut_store().note_commit(LogIndex(commit));
         }
+        self.notice();
         Ok(step)
     }
 
-    fn take_committed(&mut self, entries: Vec<Entry>, step: &mut Step) {
-        for entry in entries {
-            let replies = self.replies_of(&entry);
-            // Members change in a later version; a change found in the log is not ours to skip.
-            assert_eq!(entry.entry_type, EntryType::EntryNormal, "entry {} changes members", entry.index);
-            step.committed.push(CommittedEntry {
-                position: LogPosition { index: LogIndex(entry.index), term: Term(entry.term) },
-                data: entry.data,
-                replies,
-            });
+    fn take_reads(&mut self, states: Vec<raft::ReadState>, step: &mut Step) {
+        for state in states {
+            step.granted.extend(self.reads.answered(&state.request_ctx, LogIndex(state.index)));
         }
     }
 
-    fn replies_of(&mut self, entry: &Entry) -> Replies {
-        while let Some(first) = self.waiting.first_entry()
-            && *first.key() <= entry.index
-        {
-            let (index, (term, replies)) = first.remove_entry();
-            if index == entry.index && term == entry.term {
-                return replies;
-            }
-            replies.fail(&ConsensusError::LeaderChanged);
+    fn take_committed(&mut self, entries: Vec<Entry>, step: &mut Step) -> Result<(), Error> {
+        for mut entry in entries {
+            let position = LogPosition { index: LogIndex(entry.index), term: Term(entry.term) };
+            let data = match entry.entry_type {
+                EntryType::EntryNormal => entry.take_data(),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    let data = entry.take_context();
+                    step.members_changed |= self.change_members(position, &data)?;
+                    data
+                }
+            };
+            let replies = self.waiting.committed(position, &data);
+            step.committed.push(CommittedEntry { position, data, replies });
         }
-        Replies::default()
+        Ok(())
+    }
+
+    /// After each call into raft: a new term or leader ends the rounds of reads, and begins another election timeout,
+    /// which depends on nothing but the seed.
+    fn notice(&mut self) {
+        let now = (self.raw.raft.term, self.raw.raft.leader_id);
+        if now != self.noticed {
+            self.noticed = now;
+            self.leader_is_lost = false;
+            self.reads.drop_rounds();
+        }
+        let mixed = mix(self.seed ^ mix(now.0) ^ mix(u64::from(self.is_leader()).wrapping_add(now.1)));
+        let extra = usize::try_from(mixed % self.election_ticks.max(1) as u64).expect("below the timeout");
+        self.raw.raft.set_randomized_election_timeout(self.election_ticks + extra);
     }
 
     /// Says that entries through `applied` have taken effect and that the store has those through `flushed`:
@@ -211,11 +445,24 @@ impl Node {
     /// # Errors
     /// A fault of the disk.
     pub fn progressed(&mut self, applied: LogIndex, flushed: LogIndex, catch_up: u64) -> Result<(), Error> {
-        self.raw.advance_apply_to(applied.0);
-        let catch_up = if self.is_only_voter() { 0 } else { catch_up };
-        let cut = flushed.0.min(applied.0).saturating_sub(catch_up);
-        self.raw.mut_store().cut(LogIndex(cut))?;
+        self.applied(applied);
+        let catch_up = if self.raw.raft.prs().iter().count() == 1 { 0 } else { catch_up };
+        let mut cut = self.raw.store().cut_point(flushed.min(applied), catch_up);
+        if let Some(sending) = self.sending
+            && self.raw.store().bytes() < MAX_BYTES_FOR_STATE
+        {
+            // Who takes in a state goes on from there.
+            cut = cut.min(sending);
+        }
+        self.raw.mut_store().cut(cut)?;
         Ok(())
+    }
+
+    /// Entries through here have taken effect: raft lets a next change of members begin.
+    pub fn applied(&mut self, through: LogIndex) {
+        if through.0 > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(through.0);
+        }
     }
 
     /// Ends the log in order, after the last step: nothing works afterwards.
@@ -228,8 +475,20 @@ impl Node {
 
     /// Answers everybody who still waits.
     pub fn fail_waiting(&mut self, error: &ConsensusError) {
-        for (_, (_, replies)) in std::mem::take(&mut self.waiting) {
-            replies.fail(error);
+        self.waiting.fail_all(error);
+        for proposal in self.held.drain(..).chain(self.changes.drain(..)) {
+            proposal.fail(error);
+        }
+        for reader in self.reads.take_all() {
+            drop(reader.reply.send(Err(error.clone())));
         }
     }
+}
+
+/// Spreads a number over all 64 bits.
+fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }

@@ -23,6 +23,12 @@ pub struct Proposal {
     pub courier: Courier,
 }
 
+impl Proposal {
+    pub(super) fn fail(self, error: &ConsensusError) {
+        drop(self.reply.send(Err(error.clone())));
+    }
+}
+
 /// The callers of one entry's commands, in the order of the commands.
 #[derive(Debug, Default)]
 pub struct Replies(Vec<(oneshot::Sender<Result<Outcome, ConsensusError>>, Courier)>);
@@ -33,6 +39,11 @@ impl Replies {
         for ((reply, courier), outcome) in self.0.into_iter().zip(outcomes) {
             outbox.push(&courier, move || drop(reply.send(outcome.map_err(ConsensusError::Rejected))));
         }
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn are_gone(&self) -> bool {
+        self.0.iter().all(|(reply, _)| reply.is_closed())
     }
 
     pub fn fail(self, error: &ConsensusError) {

@@ -145,6 +145,26 @@ table! {
     slow_applies: Counter = "etcd_server_slow_apply_total", "Batches applied more slowly than the warning says", [], ();
     slow_read_indexes: Counter = "etcd_server_slow_read_indexes_total", "Reads that waited long for their barrier", [], ();
     server_version: GaugeVec = "etcd_server_version", "Version of this server", ["server_version"], ();
+    active_peers: GaugeVec = "etcd_network_active_peers", "Peers with a connection", ["Local", "Remote"], ();
+    disconnected_peers: CounterVec = "etcd_network_disconnected_peers_total", "Connections to peers that were lost", ["Local", "Remote"], ();
+    known_peers: GaugeVec = "etcd_network_known_peers", "Peers of this member", ["Local", "Remote"], ();
+    peer_received_bytes: CounterVec = "etcd_network_peer_received_bytes_total", "Bytes of messages received from a peer", ["From"], ();
+    peer_received_failures: CounterVec = "etcd_network_peer_received_failures_total", "Messages of a peer that could not be taken", ["From"], ();
+    peer_round_trip_seconds: HistogramVec = "etcd_network_peer_round_trip_time_seconds", "Round trips to a peer", ["To"], (0.0001, 2.0, 16);
+    peer_sent_bytes: CounterVec = "etcd_network_peer_sent_bytes_total", "Bytes of messages sent to a peer", ["To"], ();
+    peer_sent_failures: CounterVec = "etcd_network_peer_sent_failures_total", "Batches of messages for a peer that were lost", ["To"], ();
+    heartbeat_send_failures: Counter = "etcd_server_heartbeat_send_failures_total", "Heartbeats that found no way to their member", [], ();
+    state_receive_failures: CounterVec = "etcd_network_snapshot_receive_failures", "States of a peer that did not come whole", ["From"], ();
+    states_receiving: GaugeVec = "etcd_network_snapshot_receive_inflights_total", "States of a peer that are coming", ["From"], ();
+    states_received: CounterVec = "etcd_network_snapshot_receive_success", "States of a peer that came whole", ["From"], ();
+    state_receive_seconds: HistogramVec = "etcd_network_snapshot_receive_total_duration_seconds", "Receiving of a state", ["From"], (0.1, 2.0, 10);
+    state_send_failures: CounterVec = "etcd_network_snapshot_send_failures", "States that could not be sent", ["To"], ();
+    states_sending: GaugeVec = "etcd_network_snapshot_send_inflights_total", "States on their way", ["To"], ();
+    states_sent: CounterVec = "etcd_network_snapshot_send_success", "States sent", ["To"], ();
+    state_send_seconds: HistogramVec = "etcd_network_snapshot_send_total_duration_seconds", "Sending of a state", ["To"], (0.1, 2.0, 10);
+    promote_failures: CounterVec = "etcd_server_learner_promote_failures", "Learners that could not be promoted", ["Reason"], ();
+    promote_successes: Counter = "etcd_server_learner_promote_successes", "Learners promoted", [], ();
+    installing_states: Gauge = "etcd_server_snapshot_apply_in_progress_total", "1 while a received state is taken over", [], ();
     fd_limit: Gauge = "os_fd_limit", "File descriptors allowed", [], ();
     fd_used: Gauge = "os_fd_used", "File descriptors open", [], ();
 }
@@ -157,8 +177,7 @@ enum Kind {
 
 type Idle = (Kind, &'static str, &'static [&'static str], (f64, f64, usize));
 
-/// What has no occasion here: peers, snapshots, bbolt's pages, the v2 store. They stand at zero, as in an etcd of
-/// one member.
+/// What has no occasion here: bbolt's pages, snapshot files, the v2 store. They stand at zero.
 const IDLE: &[Idle] = &[
     (Kind::Histogram, "etcd_debugging_disk_backend_commit_rebalance_duration_seconds", &[], (0.001, 2.0, 14)),
     (Kind::Histogram, "etcd_debugging_disk_backend_commit_spill_duration_seconds", &[], (0.001, 2.0, 14)),
@@ -172,26 +191,6 @@ const IDLE: &[Idle] = &[
     (Kind::Counter, "etcd_debugging_store_writes_failed_total", &["action"], (0.0, 0.0, 0)),
     (Kind::Counter, "etcd_debugging_store_writes_total", &["action"], (0.0, 0.0, 0)),
     (Kind::Histogram, "etcd_disk_backend_snapshot_duration_seconds", &[], (0.01, 2.0, 17)),
-    (Kind::Gauge, "etcd_network_active_peers", &["Local", "Remote"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_disconnected_peers_total", &["Local", "Remote"], (0.0, 0.0, 0)),
-    (Kind::Gauge, "etcd_network_known_peers", &["Local", "Remote"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_peer_received_bytes_total", &["From"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_peer_received_failures_total", &["From"], (0.0, 0.0, 0)),
-    (Kind::Histogram, "etcd_network_peer_round_trip_time_seconds", &["To"], (0.0001, 2.0, 16)),
-    (Kind::Counter, "etcd_network_peer_sent_bytes_total", &["To"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_peer_sent_failures_total", &["To"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_snapshot_receive_failures", &["From"], (0.0, 0.0, 0)),
-    (Kind::Gauge, "etcd_network_snapshot_receive_inflights_total", &["From"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_snapshot_receive_success", &["From"], (0.0, 0.0, 0)),
-    (Kind::Histogram, "etcd_network_snapshot_receive_total_duration_seconds", &["From"], (0.1, 2.0, 10)),
-    (Kind::Counter, "etcd_network_snapshot_send_failures", &["To"], (0.0, 0.0, 0)),
-    (Kind::Gauge, "etcd_network_snapshot_send_inflights_total", &["To"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_network_snapshot_send_success", &["To"], (0.0, 0.0, 0)),
-    (Kind::Histogram, "etcd_network_snapshot_send_total_duration_seconds", &["To"], (0.1, 2.0, 10)),
-    (Kind::Counter, "etcd_server_heartbeat_send_failures_total", &[], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_server_learner_promote_failures", &["Reason"], (0.0, 0.0, 0)),
-    (Kind::Counter, "etcd_server_learner_promote_successes", &[], (0.0, 0.0, 0)),
-    (Kind::Gauge, "etcd_server_snapshot_apply_in_progress_total", &[], (0.0, 0.0, 0)),
     (Kind::Histogram, "etcd_snap_db_fsync_duration_seconds", &[], (0.001, 2.0, 14)),
     (Kind::Histogram, "etcd_snap_db_save_total_duration_seconds", &[], (0.1, 2.0, 10)),
     (Kind::Histogram, "etcd_snap_fsync_duration_seconds", &[], (0.001, 2.0, 14)),

@@ -1,11 +1,14 @@
 //! Compaction: logical at once, in the index leaf by leaf, in the store slice by slice.
 //! Owns which revision is scheduled and which is finished; both survive a crash, so that a restart goes on.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::read::{Reader, Snapshot};
 use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, meta};
 use super::{Error, decode};
 use crate::ids::{FullRevision, Revision};
-use crate::storage::TableWrite;
+use crate::storage::{Store, TableWrite};
 
 impl Keyspace {
     /// Forgets everything that `revision` makes old. From here on no read below it succeeds.
@@ -54,10 +57,13 @@ impl Compaction {
         Self { snapshot: reader.snapshot(), next: Some(FullRevision::default()), removed: 0 }
     }
 
-    /// Begins to remove what the compaction at `revision` dropped. `None` when a newer one is published already: its
-    /// changes may not have reached the store, and removing for it would leave the store without what they replace.
-    pub fn begin_at(reader: &Reader, revision: Revision) -> Option<Self> {
-        Some(Self::begin(reader)).filter(|compaction| compaction.revision() == revision)
+    /// Begins to remove from `store` what the compaction at `revision` dropped. `None` when a newer one is published
+    /// already: its changes may not have reached the store, and removing for it would leave the store without what they
+    /// replace. The same when what is published stands in another store.
+    pub fn begin_at(reader: &Reader, store: &Arc<dyn Store>, revision: Revision) -> Option<Self> {
+        let compaction = Self::begin(reader);
+        let is_of_store = Arc::ptr_eq(&compaction.snapshot.view.pairs.store, store);
+        (is_of_store && compaction.revision() == revision).then_some(compaction)
     }
 
     pub fn revision(&self) -> Revision {
@@ -69,7 +75,8 @@ impl Compaction {
         self.removed
     }
 
-    /// Looks at about `limit` further changes; `true` while there are more.
+    /// Looks at about `limit` further changes; `true` while there are more. Does nothing while somebody reads out a state
+    /// that has not seen this compaction.
     ///
     /// # Errors
     /// A fault of the disk. The compaction can be begun again.
@@ -78,22 +85,24 @@ impl Compaction {
             return Ok(false);
         };
         let through = self.revision();
+        if self.snapshot.shared.pins.forbid(through, Instant::now()) {
+            return Ok(true);
+        }
         let mut failed = None;
         let mut removed = 0;
         let view = &self.snapshot.view;
-        self.next =
-            self.snapshot.shared.store.retain(from, through, limit, &mut |stored| match decode(stored) {
-                Ok(pair) => {
-                    let kept =
-                        view.tree.get(&pair.key).is_some_and(|history| history.survives(stored.at, through));
-                    removed += u64::from(!kept);
-                    kept
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    true
-                }
-            })?;
+        self.next = view.pairs.store.retain(from, through, limit, &mut |stored| match decode(stored) {
+            Ok(pair) => {
+                let kept =
+                    view.tree.get(&pair.key).is_some_and(|history| history.survives(stored.at, through));
+                removed += u64::from(!kept);
+                kept
+            }
+            Err(error) => {
+                failed = Some(error);
+                true
+            }
+        })?;
         self.removed += removed;
         failed.map_or(Ok(self.next.is_some()), Err)
     }

@@ -10,23 +10,31 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::tree::Tree;
+use super::whole::Pins;
 use super::{Change, Error};
 use crate::ids::{FullRevision, Revision};
 use crate::storage::{Sizes, Store, StoredChange};
 use crate::wire::EncodedKeyValue;
 
-/// The index as of one revision. Immutable.
-#[derive(Clone, Default)]
+/// The index as of one revision, with the pairs that it names. Immutable.
+#[derive(Clone)]
 pub(super) struct View {
     pub revision: Revision,
     pub compacted: Revision,
     pub tree: Tree,
+    pub pairs: Arc<Pairs>,
+}
+
+/// Where the pairs of a view stand. A received state brings others of its own: who still holds a view of before reads on
+/// where that one stands.
+pub(super) struct Pairs {
+    pub tail: Tail,
+    pub store: Arc<dyn Store>,
 }
 
 pub(super) struct Shared {
     pub view: ArcSwap<View>,
-    pub tail: Tail,
-    pub store: Arc<dyn Store>,
+    pub pins: Arc<Pins>,
 }
 
 /// What writer and readers hold of `Shared`. The `Arc` in it is cloned by snapshots alone, so its count is theirs.
@@ -64,6 +72,30 @@ impl Tail {
         if tail.capacity() > 4096 && tail.len() * 4 < tail.capacity() {
             tail.shrink_to_fit();
         }
+    }
+
+    /// Where it begins: the store has all before that.
+    pub(super) fn first(&self) -> Option<FullRevision> {
+        self.0.read().front().map(|change| change.at)
+    }
+
+    /// Visits what it holds from `from` on, until told to stop; `false` when it begins only behind that.
+    pub(super) fn visit_from(
+        &self,
+        from: FullRevision,
+        visit: &mut dyn FnMut(&StoredChange) -> ControlFlow<()>,
+    ) -> bool {
+        let tail = self.0.read();
+        if tail.front().is_none_or(|first| first.at > from) {
+            return false;
+        }
+        let place = tail.partition_point(|change| change.at < from);
+        for change in tail.range(place..) {
+            if visit(change).is_break() {
+                break;
+            }
+        }
+        true
     }
 
     fn get(&self, at: FullRevision) -> Option<StoredChange> {
@@ -107,7 +139,7 @@ impl Reader {
     }
 
     pub fn sizes(&self) -> Sizes {
-        self.shared.store.sizes()
+        self.shared.view.load().pairs.store.sizes()
     }
 
     /// Keys that exist at the newest revision.
@@ -193,12 +225,12 @@ impl Snapshot {
         visit: &mut dyn FnMut(&StoredChange) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         // The tail first: what leaves it meanwhile is in the store.
-        let (tail_start, tail) = self.shared.tail.between(from, through);
+        let (tail_start, tail) = self.view.pairs.tail.between(from, through);
         let end = FullRevision::start_of(Revision(through.0 + 1));
         let end = tail_start.map_or(end, |start| start.min(end));
         let mut stopped = false;
         if FullRevision::start_of(from) < end {
-            self.shared.store.scan(FullRevision::start_of(from), end, &mut |stored| {
+            self.view.pairs.store.scan(FullRevision::start_of(from), end, &mut |stored| {
                 let flow = visit(stored);
                 stopped = flow.is_break();
                 flow
@@ -254,10 +286,10 @@ impl Source<'_> {
         if let Ok(place) = self.pending.binary_search_by(|change| change.at.cmp(&at)) {
             return Ok(self.pending[place].pair.clone());
         }
-        if let Some(change) = self.shared.tail.get(at) {
+        if let Some(change) = self.view.pairs.tail.get(at) {
             return Ok(change.pair);
         }
-        match self.shared.store.read(at)? {
+        match self.view.pairs.store.read(at)? {
             Some(change) => Ok(change.pair),
             None if at.main < self.shared.view.load().compacted => Err(Error::Compacted),
             None => Err(Error::MissingPair { at }),

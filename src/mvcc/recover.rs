@@ -9,7 +9,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::history::Version;
-use super::read::{Root, Shared, Tail, View};
+use super::read::{Pairs, Root, Shared, Tail, View};
+use super::tree::Tree;
 use super::write::{COMPACT_FINISHED, COMPACT_SCHEDULED, Keyspace, Operations, REVISION};
 use super::{Error, decode};
 use crate::ids::{FullRevision, LeaseId, Revision};
@@ -50,9 +51,10 @@ impl Keyspace {
             let detail = format!("compacted at {compacted}, but only at revision {revision}");
             return Err(storage::Error::Damaged { place: "the meta table".to_owned(), detail }.into());
         }
-        let mut view = View { revision, compacted, ..View::default() };
+        let pairs = Arc::new(Pairs { tail: Tail::default(), store: store.clone() });
+        let mut view = View { revision, compacted, tree: Tree::default(), pairs };
         let attachments = rebuild(&mut view, &*store)?;
-        let shared = Shared { view: ArcSwap::from_pointee(view.clone()), tail: Tail::default(), store };
+        let shared = Shared { view: ArcSwap::from_pointee(view.clone()), pins: Arc::default() };
         let keyspace = Self {
             prune_from: scheduled.map(|_| Vec::new()),
             view,

@@ -67,7 +67,7 @@ impl Keyspace {
     }
 
     pub fn tail(&self) -> Tail {
-        self.shared.tail.clone()
+        self.view.pairs.tail.clone()
     }
 
     pub fn revision(&self) -> Revision {
@@ -90,7 +90,7 @@ impl Keyspace {
 
     /// Makes everything since the last call visible to readers at once.
     pub fn publish(&mut self) -> Publication {
-        self.shared.tail.append(&self.pending);
+        self.view.pairs.tail.append(&self.pending);
         self.shared.view.store(Arc::new(self.view.clone()));
         let mut tables = std::mem::take(&mut self.tables);
         if !self.pending.is_empty() {

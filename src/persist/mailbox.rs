@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::ids::Revision;
+use crate::snapshot::Replacement;
 use crate::storage::Round;
 
 /// Bytes of merged rounds above which apply waits.
@@ -28,6 +29,8 @@ pub struct Mailbox {
 
 #[derive(Default)]
 struct Waiting {
+    /// Before the round, which is for its store.
+    install: Option<Replacement>,
     round: Option<Round>,
     bytes: usize,
     /// When the oldest waiting round came.
@@ -40,6 +43,7 @@ struct Waiting {
 /// What the store is to do next.
 #[derive(Default)]
 pub(super) struct Work {
+    pub install: Option<Replacement>,
     pub round: Option<Round>,
     pub compact: Option<Revision>,
     pub defragment: Vec<Done>,
@@ -71,6 +75,23 @@ impl Mailbox {
         }
     }
 
+    /// Another store takes the place of the present one. The rounds that wait are in it already.
+    ///
+    /// # Panics
+    /// When one waits: a second is received only after the first is in its place.
+    pub fn install(&self, replacement: Replacement) {
+        let mut waiting = self.waiting.lock();
+        (waiting.round, waiting.bytes, waiting.since, waiting.compact) = (None, 0, None, None);
+        let before = waiting.install.replace(replacement);
+        assert!(before.is_none(), "one state is installed after the other");
+        self.emptied.notify_all();
+        self.filled.notify_one();
+    }
+
+    pub(super) fn has_replacement(&self) -> bool {
+        self.waiting.lock().install.is_some()
+    }
+
     /// Asks for a defragmentation and returns where its end is told.
     pub fn defragment(&self) -> oneshot::Receiver<Result<(), String>> {
         let (done, told) = oneshot::channel();
@@ -97,12 +118,13 @@ impl Mailbox {
         let mut waiting = self.waiting.lock();
         loop {
             if waiting.closed {
-                return waiting.round.is_some().then(|| self.empty(&mut waiting));
+                let is_empty = waiting.round.is_none() && waiting.install.is_none();
+                return (!is_empty).then(|| self.empty(&mut waiting));
             }
             let now = Instant::now();
             let due = waiting.since.map(|since| since + interval);
             let ripe = due.is_some_and(|due| due <= now) || waiting.bytes > LARGE_ROUND_BYTES;
-            if ripe || !waiting.defragment.is_empty() {
+            if ripe || waiting.install.is_some() || !waiting.defragment.is_empty() {
                 return Some(self.empty(&mut waiting));
             }
             if impatient_at.is_some_and(|at| at <= now) {
@@ -127,6 +149,7 @@ impl Mailbox {
         waiting.bytes = 0;
         waiting.since = None;
         Work {
+            install: waiting.install.take(),
             round: waiting.round.take(),
             compact: waiting.compact.take(),
             defragment: std::mem::take(&mut waiting.defragment),

@@ -48,6 +48,9 @@ impl KvService {
         if serializable {
             return Ok(());
         }
+        if self.consensus.status().is_learner {
+            return Err(ClientError::NotSupportedForLearner.into());
+        }
         self.consensus.read_barrier().await.map_err(client)
     }
 

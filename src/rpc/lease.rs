@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::header::Headers;
+use super::leading::Leading;
 use super::quota::Quota;
 use super::status::ClientError;
 use super::{count_failure, mismatched, validate};
@@ -29,6 +30,7 @@ pub struct LeaseService {
     pub consensus: Handle,
     pub headers: Headers,
     pub leases: Leases,
+    pub leading: Leading,
     pub quota: Quota,
     /// Seconds that every lease gets at least: one and a half election timeouts, rounded up.
     pub min_ttl: i64,
@@ -46,33 +48,10 @@ impl LeaseService {
     }
 
     async fn renew(&self, id: LeaseId) -> Result<pb::LeaseKeepAliveResponse, Status> {
-        let barrier = self.consensus.read_barrier().await;
-        barrier.map_err(|error| Status::from(ClientError::from(error)))?;
         // Before the look at the lease, as in etcd: nobody is told of time at a revision from which on it is revoked.
         let header = Some(self.headers.now());
-        let ttl = self.begin_time(id).await.map_err(|error| Status::from(ClientError::from(error)))?;
-        if ttl > 0 {
-            self.metrics.lease_renewed.inc();
-        }
+        let ttl = self.leading.renew(id).await?;
         Ok(pb::LeaseKeepAliveResponse { header, id: id.0, ttl })
-    }
-
-    /// A lease gets all its time, for good: a checkpoint that says less is lifted first. Returns the seconds; 0 when
-    /// there is no such lease any more.
-    async fn begin_time(&self, id: LeaseId) -> Result<i64, ConsensusError> {
-        let Some(renewed) = self.leases.renew(id, Instant::now()) else {
-            return Ok(0);
-        };
-        if renewed.is_checkpointed {
-            let checkpoints = vec![pb::LeaseCheckpoint { id: id.0, remaining_ttl: 0 }];
-            let lift = Kind::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints });
-            self.consensus.propose(lift.into()).await?;
-            // Revoked while the lift was on its way: nothing of it is left to promise.
-            if !self.leases.exists(id) {
-                return Ok(0);
-            }
-        }
-        Ok(renewed.ttl)
     }
 }
 
@@ -100,8 +79,12 @@ impl Lease for LeaseService {
             }
         };
         let mut response = granted.map_err(|error| Status::from(ClientError::from(error)))?;
-        // Now, not when the expiry job looks next.
-        self.begin_time(LeaseId(response.id)).await.map_err(ClientError::from)?;
+        let status = self.consensus.status();
+        if status.is_leader {
+            // Now, not when the expiry job looks next.
+            self.leading.lead(status.term);
+            self.leading.begin_time(LeaseId(response.id)).await.map_err(ClientError::from)?;
+        }
         self.metrics.lease_granted.inc();
         self.metrics.lease_ttl.observe(response.ttl as f64);
         self.headers.fill(&mut response.header);
@@ -155,18 +138,13 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        self.consensus.read_barrier().await.map_err(ClientError::from)?;
-        let header = Some(self.headers.now());
-        let found = self.leases.time_to_live(LeaseId(id), keys, Instant::now());
-        Ok(Response::new(match found {
-            Some(lease) => pb::LeaseTimeToLiveResponse {
-                header,
-                id,
-                ttl: lease.remaining,
-                granted_ttl: lease.granted,
-                keys: lease.keys,
-            },
-            None => pb::LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() },
+        let told = self.leading.time_left(LeaseId(id), keys).await?;
+        Ok(Response::new(pb::LeaseTimeToLiveResponse {
+            header: Some(self.headers.now()),
+            id,
+            ttl: told.ttl,
+            granted_ttl: told.granted,
+            keys: told.keys,
         }))
     }
 

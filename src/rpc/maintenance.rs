@@ -2,17 +2,19 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::header::Headers;
-use super::status::ClientError;
+use super::status::{self, ClientError};
 use super::{later, mismatched};
 use crate::alarm::Alarms;
 use crate::command::{Kind, Outcome};
 use crate::consensus::Handle;
 use crate::ids::{MemberId, Revision};
+use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::mvcc::{HashKv, Reader};
 use crate::persist::Mailbox;
@@ -24,6 +26,9 @@ use crate::wire::etcdserverpb::maintenance_server::Maintenance;
 /// What `Status` says of the quota when none was set.
 const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
+/// How often a leadership on its way is looked at.
+const TRANSFER_LOOK: Duration = Duration::from_millis(10);
+
 /// What the service needs. Cheap to clone.
 #[derive(Clone)]
 pub struct MaintenanceService {
@@ -31,6 +36,7 @@ pub struct MaintenanceService {
     pub headers: Headers,
     pub reader: Reader,
     pub alarms: Alarms,
+    pub members: Members,
     pub mailbox: Arc<Mailbox>,
     pub quota_bytes: Option<u64>,
     pub metrics: Metrics,
@@ -146,9 +152,24 @@ impl Maintenance for MaintenanceService {
 
     async fn move_leader(
         &self,
-        _request: Request<pb::MoveLeaderRequest>,
+        request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Err(later("Maintenance.MoveLeader"))
+        let target = MemberId(request.into_inner().target_id);
+        if !self.consensus.status().is_leader {
+            return Err(ClientError::NotLeader.into());
+        }
+        if self.members.get(target).is_none_or(|member| member.is_learner) {
+            return Err(ClientError::BadLeaderTransferee.into());
+        }
+        self.consensus.transfer_leadership(Some(target));
+        let deadline = Instant::now() + self.consensus.request_timeout();
+        while self.consensus.status().leader != target {
+            if Instant::now() >= deadline {
+                return Err(status::transfer_timed_out());
+            }
+            tokio::time::sleep(TRANSFER_LOOK).await;
+        }
+        Ok(Response::new(pb::MoveLeaderResponse { header: Some(self.headers.now()) }))
     }
 
     async fn downgrade(

@@ -117,6 +117,12 @@ impl From<Rejection> for ClientError {
             Rejection::LeaseTtlTooLarge => Self::LeaseTTLTooLarge,
             Rejection::NoSpace => Self::NoSpace,
             Rejection::Corrupt => Self::Corrupt,
+            Rejection::MemberNotFound => Self::MemberNotFound,
+            Rejection::MemberExists => Self::MemberExist,
+            Rejection::PeerUrlsExist => Self::PeerURLExist,
+            Rejection::MemberNotLearner => Self::MemberNotLearner,
+            Rejection::TooManyLearners => Self::TooManyLearners,
+            Rejection::OtherTerm => Self::LeaderChanged,
         }
     }
 }
@@ -129,11 +135,24 @@ impl From<ConsensusError> for ClientError {
             ConsensusError::TooLarge => Self::RequestTooLarge,
             ConsensusError::NoLeader => Self::NoLeader,
             ConsensusError::LeaderChanged => Self::LeaderChanged,
+            ConsensusError::NotLeader => Self::NotLeader,
             ConsensusError::Timeout => Self::Timeout,
+            ConsensusError::TimeoutLeaderFailed => Self::TimeoutDueToLeaderFail,
+            ConsensusError::TimeoutConnectionLost => Self::TimeoutDueToConnectionLost,
             ConsensusError::Stopped => Self::Stopped,
             ConsensusError::NoSpace => Self::NoSpace,
         }
     }
+}
+
+/// Another member did not begin to lead in time. etcd has no code for it, and so it is none of the table.
+pub fn transfer_timed_out() -> Status {
+    Status::unknown("etcdserver: request timed out, leader transfer took too long")
+}
+
+/// Whether a status has one of etcd's texts: it comes from a member's answer, not from the way to it.
+pub fn is_of_etcd(status: &Status) -> bool {
+    status.message().starts_with("etcdserver: ")
 }
 
 /// The status of a failed read. A fault of the disk is told with its cause, as etcd does for what it cannot map.

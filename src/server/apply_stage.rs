@@ -7,26 +7,31 @@ use std::time::{Duration, Instant};
 
 use crate::apply::{self, Applier};
 use crate::command::CommandResult;
-use crate::consensus::{CommittedEntry, Progress, Replies};
+use crate::consensus::{Committed, CommittedEntry, Handle, Install, Progress, Replies};
 use crate::courier::Outbox;
 use crate::inbox::{Receiver, Taken};
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::persist::Mailbox;
 use crate::watch::HubInput;
 
 /// Entries applied before they are published, at most.
 const MAX_ENTRIES_PER_TURN: usize = 512;
+/// A member that takes longer to take in a state has it begun anew: compactions wait for it.
+const CAPTURE_TIME: Duration = Duration::from_secs(600);
 /// While the index is being pruned for a compaction, turns without entries come so often.
 const PRUNE_PAUSE: Duration = Duration::from_millis(1);
 
 /// See the module.
 pub struct ApplyStage {
     pub applier: Applier,
-    pub committed: Receiver<Vec<CommittedEntry>>,
+    pub committed: Receiver<Committed>,
     pub mailbox: Arc<Mailbox>,
     pub hub: HubInput,
     pub outbox: Outbox,
     pub progress: Arc<Progress>,
+    pub consensus: Handle,
+    pub peers: Peers,
     pub metrics: Metrics,
     /// A turn that takes longer is told.
     pub warn_after: Duration,
@@ -43,14 +48,41 @@ impl ApplyStage {
             let until = self.applier.is_pruning().then(|| Instant::now() + PRUNE_PAUSE);
             match self.committed.take(&mut batches, until) {
                 Taken::Items => {
-                    while !batches.is_empty() {
-                        self.turn(entries_of_a_turn(&mut batches))?;
+                    while let Some(first) = batches.pop_front() {
+                        match first {
+                            Committed::Entries(entries) => {
+                                self.turn(entries_of_a_turn(entries, &mut batches))?;
+                            }
+                            Committed::Install(install) => self.install(install),
+                            Committed::Capture(member) => {
+                                let capture = self.applier.capture(Instant::now() + CAPTURE_TIME);
+                                self.peers.offer_state(&self.consensus, member, capture);
+                            }
+                        }
                     }
                 }
                 Taken::TimedOut => self.turn(Vec::new())?,
                 Taken::Closed => return Ok(()),
             }
         }
+    }
+
+    /// Everything before is applied and published, nothing behind is looked at yet.
+    fn install(&mut self, install: Install) {
+        assert_eq!(
+            install.state.position(),
+            install.position,
+            "raft takes the state that came with its message"
+        );
+        self.metrics.installing_states.set(1);
+        let replacement = self.applier.install(*install.state);
+        self.progress.set_applied(install.position);
+        self.hub.installed(self.applier.revision());
+        self.mailbox.install(replacement);
+        self.progress.answer_granted(&mut self.outbox);
+        self.outbox.send();
+        self.metrics.installing_states.set(0);
+        tracing::info!(index = install.position.index.0, "installed a received state");
     }
 
     fn turn(&mut self, entries: Vec<CommittedEntry>) -> Result<(), apply::Error> {
@@ -76,6 +108,7 @@ impl ApplyStage {
         for (replies, outcomes) in answers {
             replies.answer(outcomes, &mut self.outbox);
         }
+        self.progress.answer_granted(&mut self.outbox);
         self.outbox.send();
         let took = began.elapsed();
         if took > self.warn_after && commands > 0 {
@@ -103,12 +136,16 @@ impl ApplyStage {
     }
 }
 
-fn entries_of_a_turn(batches: &mut VecDeque<Vec<CommittedEntry>>) -> Vec<CommittedEntry> {
-    let mut entries = batches.pop_front().unwrap_or_default();
+/// With those of the batches that follow, as many as belong into one turn.
+fn entries_of_a_turn(
+    mut entries: Vec<CommittedEntry>,
+    batches: &mut VecDeque<Committed>,
+) -> Vec<CommittedEntry> {
     while entries.len() < MAX_ENTRIES_PER_TURN
-        && let Some(more) = batches.pop_front()
+        && let Some(Committed::Entries(more)) = batches.front_mut()
     {
-        entries.extend(more);
+        entries.append(more);
+        batches.pop_front();
     }
     entries
 }

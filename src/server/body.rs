@@ -174,6 +174,11 @@ impl ResponseBody {
         Self::Grpc { inner, framing, answered, until: None }
     }
 
+    /// One that nothing counts: between members.
+    pub fn uncounted(inner: tonic::body::Body) -> Self {
+        Self::Grpc { inner, framing: FramingState::default(), answered: None, until: None }
+    }
+
     /// Cuts it off when `end` is ready, in words that make clients try again. A stream that ended well would tell
     /// them that all is done: etcd's client for Go closes a watch for good then.
     pub fn stop_when(&mut self, end: Until) {

@@ -18,6 +18,7 @@ use super::until::Until;
 use crate::consensus::Handle;
 use crate::ids::MemberId;
 use crate::metrics::{Metrics, Rpc, RpcKind};
+use crate::peers::PeerService;
 use crate::rpc::{self, ClientError};
 use crate::wire::etcdserverpb::auth_server::AuthServer;
 use crate::wire::etcdserverpb::cluster_server::ClusterServer;
@@ -26,11 +27,13 @@ use crate::wire::etcdserverpb::lease_server::LeaseServer;
 use crate::wire::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::wire::etcdserverpb::watch_server::WatchServer;
 use crate::wire::health::health_server::HealthServer;
+use crate::wire::peer::peer_server::PeerServer;
 use crate::wire::v3electionpb::election_server::ElectionServer;
 use crate::wire::v3lockpb::lock_server::LockServer;
 
 /// Room for the rest of a message beside the request that `--max-request-bytes` limits, as in etcd.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+const PEER_SERVICE: &str = "/decklogpeer.Peer/";
 /// A stream of the server that only the client ends.
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 /// Distinct client versions that are counted; the rest counts together.
@@ -82,6 +85,7 @@ impl Serves {
     /// Serves also what another URL of the same address asks for.
     pub fn add(&mut self, other: Self) {
         self.grpc |= other.grpc;
+        self.peer |= other.peer;
         self.http = self.http.max(other.http);
     }
 }
@@ -89,8 +93,11 @@ impl Serves {
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Serves {
+    /// The services for clients.
     pub grpc: bool,
     pub http: HttpScope,
+    /// The service for the other members.
+    pub peer: bool,
 }
 
 /// Which HTTP endpoints a listener has.
@@ -108,6 +115,7 @@ pub struct Dispatcher {
     pub http: HttpEndpoints,
     pub metrics: Metrics,
     pub consensus: Handle,
+    pub peer: PeerServer<PeerService>,
     pub in_flight: InFlight,
     pub max_request_bytes: usize,
     /// Becomes true when the server stops.
@@ -120,6 +128,10 @@ impl Dispatcher {
         request: Request<Incoming>,
         serves: Serves,
     ) -> Result<Response<ResponseBody>, Infallible> {
+        if serves.peer && is_grpc(&request) && request.uri().path().starts_with(PEER_SERVICE) {
+            let Ok(response) = self.peer.clone().call(request.map(tonic::body::Body::new)).await;
+            return Ok(response.map(ResponseBody::uncounted));
+        }
         if serves.grpc && is_grpc(&request) {
             return Ok(self.grpc(request).await);
         }
@@ -141,7 +153,8 @@ impl Dispatcher {
             began: Instant::now(),
             _guard: guard,
         };
-        if let Err(status) = self.check_metadata(&request, rpc) {
+        let checked = self.check_metadata(&request, rpc).and_then(|()| self.check_learner(&path));
+        if let Err(status) = checked {
             answered.ended_with(status.code());
             return self.refuse(&status);
         }
@@ -160,6 +173,19 @@ impl Dispatcher {
             body.stop_when(Until::new(self.stopping.clone()));
         }
         Response::from_parts(parts, body)
+    }
+
+    /// What a learner answers: its status, and reads that need no leader (the rest of ranges the service refuses).
+    fn check_learner(&self, path: &str) -> Result<(), Status> {
+        const ANSWERED: [&str; 3] = [
+            "/etcdserverpb.Maintenance/Status",
+            "/etcdserverpb.Maintenance/Snapshot",
+            "/etcdserverpb.KV/Range",
+        ];
+        let is_refused = self.consensus.status().is_learner
+            && path.starts_with("/etcdserverpb.")
+            && !ANSWERED.contains(&path);
+        if is_refused { Err(ClientError::NotSupportedForLearner.into()) } else { Ok(()) }
     }
 
     async fn call_service(

@@ -1,22 +1,25 @@
 //! Opening: sockets, then what is on disk, recovered and fitted together. Starts nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Error;
 use super::dispatch::{HttpScope, Serves};
 use super::listener;
 use crate::alarm::Alarms;
-use crate::config::{Config, ListenConfig, Url};
-use crate::consensus::{LogTimers, Node, NodeOptions, RaftLog};
-use crate::datadir::DataDir;
+use crate::config::{Config, InitialMember, ListenConfig, MemberConfig, Url};
+use crate::consensus::{BEGINNING, LogTimers, Node, NodeOptions, RaftLog};
+use crate::datadir::{self, DataDir, FirstStart};
+use crate::ids::{LogIndex, LogPosition, MemberId};
 use crate::lease::Leases;
-use crate::members::Members;
+use crate::members::{Members, Membership};
 use crate::metrics::Metrics;
 use crate::mvcc::{Keyspace, Recovered};
+use crate::peers::{self, KnownCluster};
+use crate::snapshot::Importer;
 use crate::storage::disk::RealDisk;
-use crate::storage::wal::{Owner, Wal, WalOptions};
-use crate::storage::{SledOptions, SledStore, Store};
+use crate::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
+use crate::storage::{Round, SledOptions, SledStore, Store};
 use crate::wire::etcdserverpb as pb;
 
 /// A socket with what is served on it.
@@ -35,6 +38,8 @@ pub struct Opened {
     pub alarms: Alarms,
     pub members: Members,
     pub node: Node,
+    /// Where states of other members come in.
+    pub importer: Importer,
     pub metrics: Metrics,
 }
 
@@ -44,10 +49,17 @@ pub struct Opened {
 /// `Url`, `Listen`.
 pub fn listeners(config: &ListenConfig) -> Result<Vec<Listener>, Error> {
     let http_apart = !config.client_http.is_empty();
-    let client = Serves { grpc: true, http: if http_apart { HttpScope::None } else { HttpScope::All } };
-    let http = Serves { grpc: false, http: HttpScope::All };
-    let metrics = Serves { grpc: false, http: HttpScope::Metrics };
-    let wanted = [(&config.client, client), (&config.client_http, http), (&config.metrics, metrics)];
+    let client =
+        Serves { grpc: true, http: if http_apart { HttpScope::None } else { HttpScope::All }, peer: false };
+    let http = Serves { grpc: false, http: HttpScope::All, peer: false };
+    let metrics = Serves { grpc: false, http: HttpScope::Metrics, peer: false };
+    let peer = Serves { grpc: false, http: HttpScope::None, peer: true };
+    let wanted = [
+        (&config.client, client),
+        (&config.client_http, http),
+        (&config.metrics, metrics),
+        (&config.peer, peer),
+    ];
     // One socket for an address that several URLs name; it serves what each of them asks for.
     let mut addresses = BTreeMap::new();
     for (urls, serves) in wanted {
@@ -72,45 +84,176 @@ fn addresses_of(urls: &[Url]) -> Result<Vec<std::net::SocketAddr>, Error> {
     Ok(addresses)
 }
 
+/// Who this member is when its data directory says nothing yet: as the configuration has it, or as the members of the
+/// cluster that it joins know it.
+///
 /// # Errors
-/// `DataDir`, `Store`, `Keyspace`, `Consensus`.
-pub fn open(config: &Config) -> Result<Opened, Error> {
-    let data_dir = DataDir::open(config)?;
+/// `FirstStart`: the cluster does not know it, or knows that it had data before.
+pub async fn first_start(config: &Config) -> Result<Option<FirstStart>, Error> {
+    if datadir::is_initialised(&config.data_dir) {
+        return Ok(None);
+    }
+    let MemberConfig { id, cluster_id, initial, joins, .. } = &config.member;
+    let others = initial.iter().filter(|member| member.id != *id).flat_map(|member| &member.peer_urls);
+    let others: Vec<_> = others.map(ToString::to_string).collect();
+    if *joins {
+        let known =
+            peers::ask_members(&others).await.map_err(|error| Error::FirstStart(error.to_string()))?;
+        return join(config, &known).map(Some);
+    }
+    // When nobody answers, they have most likely not been started.
+    if let Ok(known) = peers::ask_members(&others).await {
+        check_new(config, &known)?;
+    }
+    Ok(Some(FirstStart { member: *id, cluster: *cluster_id, members: initial.clone(), joins: false }))
+}
+
+fn join(config: &Config, known: &KnownCluster) -> Result<FirstStart, Error> {
+    // As in etcd, a member is known by the URLs that `--initial-cluster` gives it, in whatever order.
+    let MemberConfig { id, initial, .. } = &config.member;
+    let own = initial.iter().filter(|member| member.id == *id).flat_map(|member| &member.peer_urls);
+    let own: BTreeSet<_> = own.map(Url::as_str).collect();
+    let is_own = |member: &&pb::Member| own == member.peer_ur_ls.iter().map(String::as_str).collect();
+    let Some(member) = known.members.iter().find(is_own) else {
+        let urls = own.into_iter().collect::<Vec<_>>().join(",");
+        return Err(Error::FirstStart(format!(
+            "the cluster has no member with the peer URLs {urls}; add it first with etcdctl member add"
+        )));
+    };
+    if !member.name.is_empty() {
+        return Err(Error::FirstStart(already_there(member.id)));
+    }
+    let parsed = |url: &String| Url::parse(url).map_err(|error| Error::FirstStart(error.to_string()));
+    let found = known.members.iter().map(|member| {
+        Ok(InitialMember {
+            id: MemberId(member.id),
+            name: member.name.clone(),
+            peer_urls: member.peer_ur_ls.iter().map(parsed).collect::<Result<_, Error>>()?,
+        })
+    });
+    let members = found.collect::<Result<_, Error>>()?;
+    Ok(FirstStart { member: MemberId(member.id), cluster: known.id, members, joins: true })
+}
+
+/// A member that lost its data must not come back under its old id: it may have voted.
+fn check_new(config: &Config, known: &KnownCluster) -> Result<(), Error> {
+    let MemberConfig { id, cluster_id, .. } = &config.member;
+    if known.id != *cluster_id {
+        return Err(Error::FirstStart(format!(
+            "the members of --initial-cluster belong to cluster {:x}, and this configuration is of cluster {:x}",
+            known.id.0, cluster_id.0
+        )));
+    }
+    if known.removed.contains(id) {
+        return Err(Error::FirstStart(format!(
+            "member {:x} has been permanently removed from the cluster",
+            id.0
+        )));
+    }
+    match known.members.iter().find(|member| member.id == id.0) {
+        Some(member) if !member.name.is_empty() => Err(Error::FirstStart(already_there(id.0))),
+        _ => Ok(()),
+    }
+}
+
+fn already_there(id: u64) -> String {
+    format!(
+        "member {id:x} has already been bootstrapped, but its data directory is empty; if the data is lost, replace the \
+         member: etcdctl member remove {id:x}, etcdctl member add, then start with --initial-cluster-state=existing"
+    )
+}
+
+/// # Errors
+/// `DataDir`, `Store`, `Keyspace`, `Consensus`, `Removed`.
+pub fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, Error> {
+    let data_dir = DataDir::open(config, first)?;
     let metrics = Metrics::new(config.extensive_metrics);
-    let store: Arc<dyn Store> = Arc::new(SledStore::open(&data_dir.store(), &SledOptions::default())?);
+    let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
+    let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
+    let (mut wal, mut content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
+    let (place, options) = (data_dir.store(), SledOptions::default());
+    let store: Arc<dyn Store> = Arc::new(SledStore::open_after(&place, &options, content.begins_after)?);
+    let importer = Importer::new(move || Ok(Arc::new(SledStore::begin_beside(&place, &options)?)));
+    if let Some(initial) = data_dir.initial()
+        && store.applied().index == LogIndex(0)
+        && (content.hard_state == HardState::default() || content.begins_at_the_beginning())
+    {
+        bootstrap(initial, &mut wal, &mut content, &*store)?;
+    }
     let Recovered { keyspace, attachments, compaction_is_open } = Keyspace::recover(store.clone())?;
     let leases = Leases::recover(&*store, &attachments)?;
     let alarms = Alarms::recover(&*store)?;
-    let members = Members::recover(&*store, vec![this_member(config, &data_dir)])?;
-    let node = node(config, &data_dir, &*store, &metrics)?;
-    Ok(Opened { data_dir, store, keyspace, compaction_is_open, leases, alarms, members, node, metrics })
+    let membership = Membership::of_store(&*store)?;
+    if membership.is_removed(data_dir.member()) {
+        return Err(Error::Removed(data_dir.member()));
+    }
+    let members = Members::new(membership.clone());
+    let node = node(config, (wal, content), store.applied(), &metrics, (data_dir.member(), membership))?;
+    Ok(Opened {
+        data_dir,
+        store,
+        keyspace,
+        compaction_is_open,
+        leases,
+        alarms,
+        members,
+        node,
+        importer,
+        metrics,
+    })
 }
 
-fn node(config: &Config, data_dir: &DataDir, store: &dyn Store, metrics: &Metrics) -> Result<Node, Error> {
-    let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
-    let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
-    let (wal, content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
+/// The state that every member of a new cluster begins with. A crash before its end is made good by the next start.
+fn bootstrap(
+    initial: &[InitialMember],
+    wal: &mut Wal,
+    content: &mut WalContent,
+    store: &dyn Store,
+) -> Result<(), Error> {
+    if content.hard_state == HardState::default() {
+        RaftLog::bootstrap(wal).map_err(Error::Log)?;
+        content.hard_state = HardState { term: BEGINNING.term.0, vote: 0, commit: BEGINNING.index.0 };
+    }
+    let tables = membership_of(initial).rows();
+    store.write(&Round { applied: BEGINNING, changes: Vec::new(), tables })?;
+    store.flush()?;
+    Ok(())
+}
+
+/// Members that have not announced themselves.
+pub fn membership_of(members: &[InitialMember]) -> Membership {
+    let members = members.iter().map(|member| pb::Member {
+        id: member.id.0,
+        peer_ur_ls: member.peer_urls.iter().map(ToString::to_string).collect(),
+        ..pb::Member::default()
+    });
+    Membership::new(members.collect())
+}
+
+fn node(
+    config: &Config,
+    (wal, content): (Wal, WalContent),
+    applied: LogPosition,
+    metrics: &Metrics,
+    (id, members): (MemberId, Membership),
+) -> Result<Node, Error> {
     if content.torn_bytes > 0 {
         tracing::info!(bytes = content.torn_bytes, "dropped a write that the last stop left unfinished");
     }
-    let (entries, applied) = (content.entries.len(), store.applied());
+    let entries = content.entries.len();
     tracing::info!(entries, applied = applied.index.0, "opened the raft log");
     let timers =
         LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, applied, data_dir.member(), timers).map_err(Error::Log)?;
+    let log = RaftLog::new(wal, content, applied, &members, timers).map_err(Error::Log)?;
     let ticks = config.raft.election_timeout.as_millis() / config.raft.heartbeat.as_millis().max(1);
     let options = NodeOptions {
-        id: data_dir.member(),
+        id,
         election_ticks: usize::try_from(ticks).unwrap_or(usize::MAX),
         heartbeat_ticks: 1,
         pre_vote: config.raft.pre_vote,
         applied: applied.index,
+        members,
+        seed: rand::random(),
     };
     Ok(Node::new(log, &options)?)
-}
-
-/// This member before it has announced itself: its ids and peer URLs.
-fn this_member(config: &Config, data_dir: &DataDir) -> pb::Member {
-    let peer_urls = config.member.advertise_peer_urls.iter().map(ToString::to_string);
-    pb::Member { id: data_dir.member().0, peer_ur_ls: peer_urls.collect(), ..pb::Member::default() }
 }

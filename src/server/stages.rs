@@ -13,14 +13,15 @@ use super::dispatch::{Dispatcher, ServiceParts, Services};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
-use super::open::{Listener, Opened};
+use super::open::{Listener, Opened, membership_of};
+use super::peer_thread::{PeerServing, PeerThread};
 use super::places::Places;
 use super::stop::{Front, Running, StageEnd};
 use crate::apply::Applier;
 use crate::background;
 use crate::command::Kind;
 use crate::config::Config;
-use crate::consensus::{Handle, Loop, LoopOptions, Stopper};
+use crate::consensus::{ConsensusError, Handle, Loop, LoopOptions, LoopParts, Node, Stopper};
 use crate::courier::Outbox;
 use crate::datadir::DataDir;
 use crate::ids::Revision;
@@ -28,11 +29,15 @@ use crate::lease::Leases;
 use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
+use crate::peers::{PeerService, Peers};
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
 use crate::rpc;
+use crate::snapshot::Importer;
 use crate::watch as watching;
 use crate::watch::{HubLimits, HubOptions, WatchHub};
+use crate::wire::etcdserverpb as pb;
 use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
+use crate::wire::peer::peer_server::PeerServer;
 
 /// Largest number of front-end threads: beyond it the stages behind are what limits.
 const MAX_WORKERS: usize = 16;
@@ -42,11 +47,14 @@ const MEBIBYTE: usize = 1 << 20;
 pub struct Stages {
     data_dir: DataDir,
     consensus: Handle,
+    peers: Peers,
+    peer_thread: Option<PeerThread>,
     stopper: Stopper,
     reader: Reader,
     leases: Leases,
     alarms: crate::alarm::Alarms,
     members: Members,
+    importer: Importer,
     watches: WatchHub,
     mailbox: Arc<Mailbox>,
     removed_through: watch::Receiver<Revision>,
@@ -60,17 +68,21 @@ pub struct Stages {
 /// # Errors
 /// `Thread`.
 pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
-    let Opened { data_dir, store, keyspace, compaction_is_open, leases, alarms, members, node, metrics } =
-        opened;
+    let Opened {
+        data_dir,
+        store,
+        keyspace,
+        compaction_is_open,
+        leases,
+        alarms,
+        members,
+        node,
+        importer,
+        metrics,
+    } = opened;
     let (reader, tail, applied) = (keyspace.reader(), keyspace.tail(), store.applied());
-    let options = LoopOptions {
-        tick: config.raft.heartbeat,
-        catch_up_entries: config.raft.catch_up_entries,
-        max_request_bytes: config.limits.max_request_bytes,
-        request_timeout: config.raft.request_timeout(),
-    };
-    let (consensus_loop, consensus, stopper, committed) =
-        Loop::new(node, options, metrics.request_seconds.clone());
+    let (peer_thread, peers, consensus_loop, parts) = consensus(config, node, &data_dir, &metrics)?;
+    let LoopParts { handle: consensus, stopper, committed } = parts;
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
     let hub_options =
@@ -92,14 +104,12 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         hub: hub_input,
         outbox: Outbox::default(),
         progress,
+        consensus: consensus.clone(),
+        peers: peers.clone(),
         metrics: metrics.clone(),
         warn_after: config.warn.apply,
     };
-    let persist_options = PersistOptions {
-        round_interval: config.storage.round_interval,
-        compaction_batch: config.storage.compaction_batch,
-        compaction_pause: config.storage.compaction_pause,
-    };
+    let persist_options = persist_options(config);
     let (ends, ended) = mpsc::channel(4);
     let persist_mailbox = mailbox.clone();
     let threads = vec![
@@ -113,11 +123,14 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
     Ok(Stages {
         data_dir,
         consensus,
+        peers,
+        peer_thread: Some(peer_thread),
         stopper,
         reader,
         leases,
         alarms,
         members,
+        importer,
         watches,
         mailbox,
         removed_through,
@@ -125,6 +138,42 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         threads,
         ended,
     })
+}
+
+/// Consensus with its way to the other members.
+fn consensus(
+    config: &Config,
+    node: Node,
+    data_dir: &DataDir,
+    metrics: &Metrics,
+) -> Result<(PeerThread, Peers, Loop, LoopParts), Error> {
+    let peer_thread = PeerThread::new()?;
+    let peers = Peers::new(data_dir.cluster(), data_dir.member(), peer_thread.handle(), metrics.clone());
+    let found = membership_of(data_dir.found());
+    let seconds = metrics.request_seconds.clone();
+    let (consensus_loop, parts) = Loop::new(node, loop_options(config), seconds, |consensus| {
+        Box::new(peers.outbound(consensus, found))
+    });
+    Ok((peer_thread, peers, consensus_loop, parts))
+}
+
+fn loop_options(config: &Config) -> LoopOptions {
+    LoopOptions {
+        tick: config.raft.heartbeat,
+        election_timeout: config.raft.election_timeout,
+        skip_first_timeout: config.raft.skip_first_timeout,
+        catch_up_entries: config.raft.catch_up_entries,
+        max_request_bytes: config.limits.max_request_bytes,
+        request_timeout: config.raft.request_timeout(),
+    }
+}
+
+fn persist_options(config: &Config) -> PersistOptions {
+    PersistOptions {
+        round_interval: config.storage.round_interval,
+        compaction_batch: config.storage.compaction_batch,
+        compaction_pause: config.storage.compaction_pause,
+    }
 }
 
 fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
@@ -171,8 +220,6 @@ impl Stages {
         listeners: Vec<Listener>,
         places: Places,
     ) -> Result<Running, Error> {
-        self.wait_until_ready().await?;
-        self.announce(config).await?;
         let in_flight = InFlight::default();
         let (stop, stopping) = watch::channel(false);
         let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone(), stopping.clone()));
@@ -181,6 +228,18 @@ impl Stages {
             keepalive_interval: config.listen.keepalive_interval,
             keepalive_timeout: config.listen.keepalive_timeout,
         };
+        let (for_peers, listeners): (Vec<_>, Vec<_>) =
+            listeners.into_iter().partition(|listener| listener.serves.peer && !listener.serves.grpc);
+        let (stop_peers, peers_stopping) = watch::channel(false);
+        let peer_thread = self.peer_thread.take().expect("it is taken once").begin(PeerServing {
+            sockets: for_peers.into_iter().map(|listener| (listener.socket, listener.serves)).collect(),
+            dispatcher: dispatcher.clone(),
+            options,
+            places: places.clone(),
+            stopping: peers_stopping,
+        })?;
+        self.wait_until_ready().await?;
+        self.announce(config).await?;
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let (workers, queues) = Workers::new(count);
         let workers = Arc::new(workers);
@@ -203,10 +262,12 @@ impl Stages {
             tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
         let mut jobs = tokio::task::JoinSet::new();
+        let leading = self.leading(config);
         jobs.spawn(background::leases::run(
             self.leases.clone(),
             self.consensus.clone(),
             self.metrics.clone(),
+            move |term| leading.lead(term),
         ));
         if let Some(keep) = config.auto_compaction {
             jobs.spawn(background::auto_compact::run(keep, self.reader.clone(), self.consensus.clone()));
@@ -216,18 +277,40 @@ impl Stages {
             front,
             data_dir: self.data_dir,
             consensus: self.consensus,
+            removed: self.peers.removed(),
+            stop_peers,
+            peer_thread,
             stopper: self.stopper,
             leases: self.leases,
+            members: self.members,
             mailbox: self.mailbox,
             threads: self.threads,
             ended: self.ended,
         })
     }
 
+    /// A member that leads alone has its log replayed; one of several knows a leader and has what that one had.
     async fn wait_until_ready(&mut self) -> Result<(), Error> {
-        tokio::select! {
-            ready = self.consensus.read_barrier() => ready.map_err(Error::NotReady),
-            end = self.ended.recv() => Err(end.map_or_else(StageEnd::unknown, StageEnd::into_error)),
+        let mut waited = false;
+        let mut removed = self.peers.removed();
+        loop {
+            tokio::select! {
+                // One that was removed while it was down has no leader any more, and only the others know why.
+                Ok(_) = removed.wait_for(|removed| *removed) => {
+                    return Err(Error::Removed(self.data_dir.member()));
+                }
+                ready = self.consensus.read_barrier() => match ready {
+                    Err(error) if error.is_timeout() => {
+                        if !std::mem::replace(&mut waited, true) {
+                            tracing::warn!(%error, "waiting for enough of the other members");
+                        }
+                    }
+                    ready => return ready.map_err(Error::NotReady),
+                },
+                end = self.ended.recv() => {
+                    return Err(end.map_or_else(StageEnd::unknown, StageEnd::into_error));
+                }
+            }
         }
     }
 
@@ -236,14 +319,25 @@ impl Stages {
         let client_urls: Vec<String> =
             config.member.advertise_client_urls.iter().map(ToString::to_string).collect();
         let id = self.data_dir.member();
-        let known = self.members.get(id);
-        if known.is_some_and(|known| known.name == config.name && known.client_ur_ls == client_urls) {
-            return Ok(());
-        }
         let attributes = Attributes { name: config.name.clone(), client_urls };
-        let request = ClusterMemberAttrSetRequest { member_id: id.0, member_attributes: Some(attributes) };
-        let proposed = self.consensus.propose(Kind::MemberAttributes(request).into()).await;
-        proposed.map(drop).map_err(Error::NotReady)
+        loop {
+            let known = self.members.get(id);
+            let is_known = |known: &pb::Member| {
+                known.name == config.name && known.client_ur_ls == attributes.client_urls
+            };
+            if known.as_ref().is_some_and(is_known) {
+                return Ok(());
+            }
+            let member_attributes = Some(attributes.clone());
+            let request = ClusterMemberAttrSetRequest { member_id: id.0, member_attributes };
+            match self.consensus.propose(Kind::MemberAttributes(request).into()).await {
+                Ok(_) => return Ok(()),
+                // It does no harm twice.
+                Err(ConsensusError::LeaderChanged | ConsensusError::TooManyRequests) => {}
+                Err(error) if error.is_timeout() => {}
+                Err(error) => return Err(Error::NotReady(error)),
+            }
+        }
     }
 
     fn dispatcher(
@@ -267,7 +361,15 @@ impl Stages {
             metrics: self.metrics.clone(),
             sample,
         };
+        let peer = PeerService {
+            peers: self.peers.clone(),
+            consensus: self.consensus.clone(),
+            members: self.members.clone(),
+            importer: self.importer.clone(),
+            leader: Arc::new(self.leading(config)),
+        };
         Dispatcher {
+            peer: PeerServer::new(peer).max_decoding_message_size(usize::MAX),
             services: self.services(config),
             http,
             metrics: self.metrics.clone(),
@@ -275,6 +377,20 @@ impl Stages {
             in_flight,
             max_request_bytes: config.limits.max_request_bytes,
             stopping,
+        }
+    }
+
+    fn leading(&self, config: &Config) -> rpc::Leading {
+        rpc::Leading {
+            own: self.data_dir.member(),
+            consensus: self.consensus.clone(),
+            peers: self.peers.clone(),
+            leases: self.leases.clone(),
+            members: self.members.clone(),
+            metrics: self.metrics.clone(),
+            extension: config.raft.election_timeout,
+            strict: config.member.strict_reconfig_check,
+            max_learners: config.member.max_learners,
         }
     }
 
@@ -313,6 +429,7 @@ impl Stages {
             consensus: consensus.clone(),
             headers: headers.clone(),
             leases: self.leases.clone(),
+            leading: self.leading(config),
             quota,
             min_ttl: config.raft.min_lease_ttl(),
             metrics: metrics.clone(),
@@ -321,12 +438,14 @@ impl Stages {
             consensus: consensus.clone(),
             headers: headers.clone(),
             members: self.members.clone(),
+            leading: self.leading(config),
         };
         let maintenance = rpc::MaintenanceService {
             consensus: consensus.clone(),
             headers: headers.clone(),
             reader: reader.clone(),
             alarms: self.alarms.clone(),
+            members: self.members.clone(),
             mailbox: self.mailbox.clone(),
             quota_bytes: config.limits.quota_bytes,
             metrics: metrics.clone(),

@@ -14,6 +14,7 @@ use crate::background;
 use crate::consensus::{Handle, Stopper};
 use crate::datadir::DataDir;
 use crate::lease::Leases;
+use crate::members::Members;
 use crate::persist::Mailbox;
 
 /// How long open requests may take to end.
@@ -21,6 +22,8 @@ const REQUEST_GRACE: Duration = Duration::from_secs(5);
 /// How long connections may take to close after that. No request is open on them any more; some clients never answer
 /// that they have heard of the end, or have begun a request that they do not go on with.
 const CONNECTION_GRACE: Duration = Duration::from_millis(500);
+/// How long another member may take to begin to lead.
+const HAND_OVER: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The front end's parts that a stop needs.
@@ -58,8 +61,13 @@ pub struct Running {
     pub(super) front: Front,
     pub(super) data_dir: DataDir,
     pub(super) consensus: Handle,
+    /// Becomes true when this member is no member any more.
+    pub(super) removed: watch::Receiver<bool>,
+    pub(super) stop_peers: watch::Sender<bool>,
+    pub(super) peer_thread: JoinHandle<()>,
     pub(super) stopper: Stopper,
     pub(super) leases: Leases,
+    pub(super) members: Members,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) threads: Vec<JoinHandle<()>>,
     pub(super) ended: mpsc::Receiver<StageEnd>,
@@ -80,6 +88,26 @@ impl Running {
         self.ended.recv().await.map_or_else(StageEnd::unknown, StageEnd::into_error)
     }
 
+    /// Waits until this member has been removed from the cluster.
+    pub fn removed(&self) -> impl Future<Output = ()> + use<> {
+        let mut removed = self.removed.clone();
+        async move {
+            if removed.wait_for(|removed| *removed).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Another member leads before this one stops, so that nobody waits for an election.
+    async fn hand_over(&self) {
+        let has_others = self.members.now().voters().len() > 1;
+        if !has_others || !self.consensus.status().is_leader {
+            return;
+        }
+        self.consensus.transfer_leadership(None);
+        wait(HAND_OVER, || !self.consensus.status().is_leader).await;
+    }
+
     /// Stops in order: everything acknowledged is in the store afterwards.
     ///
     /// # Errors
@@ -90,6 +118,7 @@ impl Running {
         wait(REQUEST_GRACE, || self.front.in_flight.count() == 0).await;
         // A restart goes on with the time that leases have left.
         background::leases::checkpoint(&self.leases, &self.consensus, Duration::ZERO).await;
+        self.hand_over().await;
         self.stopper.stop();
         let [consensus, apply, watch, store] = <[JoinHandle<()>; 4]>::try_from(self.threads)
             .unwrap_or_else(|_| unreachable!("four stages were started"));
@@ -97,7 +126,9 @@ impl Running {
         join(vec![consensus, apply, watch]).await?;
         self.mailbox.close();
         join(vec![store]).await?;
-        let fronts = self.front.threads;
+        self.stop_peers.send_replace(true);
+        let mut fronts = self.front.threads;
+        fronts.push(self.peer_thread);
         wait(CONNECTION_GRACE, || fronts.iter().all(JoinHandle::is_finished)).await;
         while let Ok(end) = self.ended.try_recv() {
             if end.result.is_err() {

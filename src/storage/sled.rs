@@ -2,6 +2,7 @@
 //! Owns everything in its directory. All writing methods belong to one thread; reads come from any.
 //! docs/storage.md has the layout and the reasons.
 
+mod beside;
 mod blocks;
 mod engine;
 mod pass;
@@ -82,7 +83,10 @@ impl SledStore {
     /// # Errors
     /// `Damaged`, `Locked`; faults of the disk.
     pub fn open(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
-        let engine = Engine::open(directory, options.engine_cache_bytes)?;
+        Self::over(directory, Engine::open(directory, options.engine_cache_bytes)?, options)
+    }
+
+    fn over(directory: &Path, engine: Engine, options: &SledOptions) -> Result<Self, Error> {
         let applied = match engine.get(rows::APPLIED)? {
             Some(row) => in_store(directory, rows::decode_applied(&row))?,
             // The engine has checked that it is there.
@@ -429,6 +433,18 @@ impl Store for SledStore {
 
     fn sizes(&self) -> Sizes {
         Sizes { on_disk: self.on_disk.load(Ordering::Acquire), in_use: self.in_use.load(Ordering::Acquire) }
+    }
+
+    fn check_space(&self, bytes: u64) -> Result<(), Error> {
+        self.engine.check_space(bytes)
+    }
+
+    fn take_place(&self) -> Result<(), Error> {
+        self.engine.take_place()
+    }
+
+    fn discard(&self) {
+        self.engine.discard();
     }
 
     fn defragment(&self) -> Result<bool, Error> {

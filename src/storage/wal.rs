@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::Error;
 use super::disk::Disk;
-use crate::ids::{ClusterId, LogIndex, MemberId};
+use crate::ids::{ClusterId, LogIndex, LogPosition, MemberId};
 use record::{HEADER_BYTES, Place};
 
 pub use recovery::{Inspected, inspect};
@@ -54,6 +54,9 @@ pub struct WalEntry {
     pub data: Bytes,
 }
 
+/// The kind of an entry that is none: the log goes on behind its index, and what was before counts no more.
+const BEGIN_AFTER: u8 = u8::MAX;
+
 /// How the log is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct WalOptions {
@@ -73,8 +76,17 @@ pub struct WalContent {
     pub hard_state: HardState,
     /// Without a gap; the first may be far above 1 after cuts.
     pub entries: Vec<WalEntry>,
+    /// The entry after which the log goes on, when what stands there came by another way.
+    pub begins_after: Option<LogPosition>,
     /// Bytes of an unfinished write that were dropped.
     pub torn_bytes: u64,
+}
+
+impl WalContent {
+    /// Nothing of the log was cut: its entries follow the one that every member begins with.
+    pub fn begins_at_the_beginning(&self) -> bool {
+        self.begins_after.is_none() && self.entries.first().is_none_or(|first| first.index == 2)
+    }
 }
 
 /// See the module.
@@ -190,6 +202,21 @@ impl Wal {
             segment.last_index = segment.last_index.max(last.index);
         }
         Ok(())
+    }
+
+    /// Makes the log go on after `position`, whatever it held: what stands there came by another way. Durable after
+    /// `flush`.
+    ///
+    /// # Errors
+    /// Faults of the disk, after which nothing works any more.
+    pub fn begin_after(&mut self, hard_state: HardState, position: LogPosition) -> Result<(), Error> {
+        let mark = WalEntry {
+            index: position.index.0,
+            term: position.term.0,
+            kind: BEGIN_AFTER,
+            data: Bytes::new(),
+        };
+        self.append(Some(hard_state), &[mark])
     }
 
     /// Makes everything appended durable. A flush that failed once is never tried again: the system may have

@@ -43,6 +43,8 @@ pub struct Request {
 pub(super) enum Event {
     Batch(WatchBatch),
     Request(Request),
+    /// A received state has taken the place of the present one: what lies between was never published.
+    Installed,
     /// Apply has ended: nothing more comes.
     End,
 }
@@ -78,6 +80,15 @@ impl HubInput {
         let batch = Event::Batch(WatchBatch { after, revision, changes });
         if self.events.try_send_below(self.queued_batches, batch).is_err() {
             self.lagged.store(true, Ordering::Release);
+        }
+    }
+
+    /// A received state is visible: every watcher goes on from its next revision by reading it.
+    pub fn installed(&mut self, revision: Revision) {
+        self.last = revision;
+        // Never lost, whatever waits: it comes seldom.
+        if let Err(refused) = self.events.try_send_below(usize::MAX, Event::Installed) {
+            tracing::debug!(%refused, "the hub hears of no received state");
         }
     }
 }
@@ -161,6 +172,7 @@ impl HubThread {
             match event {
                 Event::Batch(batch) => self.hub.batch(&batch)?,
                 Event::Request(request) => self.hub.request(request),
+                Event::Installed => self.hub.missed_changes(),
                 Event::End => self.has_ended = true,
             }
         }

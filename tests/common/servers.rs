@@ -81,7 +81,8 @@ impl Launch {
         args
     }
 
-    fn spawn(&self) -> Process {
+    /// Starts it and waits for nothing.
+    pub fn spawn(&self) -> Process {
         let log = File::create(self.folder.path().join("log")).expect("a log file");
         let child = Command::new(&self.program)
             .args(self.args())

@@ -42,13 +42,8 @@ impl Ask {
     /// The RPC, when Decklog does not have it yet: then it says so, and the row is what it will have to say.
     fn later_work(&self) -> Option<&'static str> {
         match self {
-            Self::Step(_) | Self::Unknown(_) => None,
             Self::Downgrade(_) => Some("Maintenance.Downgrade"),
-            Self::MoveLeader(_) => Some("Maintenance.MoveLeader"),
-            Self::MemberAdd(_) => Some("Cluster.MemberAdd"),
-            Self::MemberPromote(_) => Some("Cluster.MemberPromote"),
-            Self::MemberRemove(_) => Some("Cluster.MemberRemove"),
-            Self::MemberUpdate(_) => Some("Cluster.MemberUpdate"),
+            _ => None,
         }
     }
 }

@@ -29,9 +29,8 @@ const UNTOLD_DEFAULTS: [(&str, &str); 7] = [
 ];
 
 /// Honoured, though nothing in the configuration shows it.
-const HONOURED_UNSEEN: [(&str, &str); 3] = [
-    ("listen-peer-urls", "checked; nothing listens there in a cluster of one"),
-    ("initial-cluster", "checked; in a cluster of one it repeats the name and the advertised peer URLs"),
+const HONOURED_UNSEEN: [(&str, &str); 2] = [
+    ("initial-cluster", "the sample repeats the name and the advertised peer URLs"),
     ("socket-reuse-address", "always on"),
 ];
 

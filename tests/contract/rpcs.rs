@@ -35,8 +35,7 @@ const LATER: &[(&str, &[&str])] = &[
             "RoleRevokePermission",
         ],
     ),
-    ("etcdserverpb.Cluster", &["MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"]),
-    ("etcdserverpb.Maintenance", &["Snapshot", "MoveLeader", "Downgrade"]),
+    ("etcdserverpb.Maintenance", &["Snapshot", "Downgrade"]),
     ("v3lockpb.Lock", &["Lock", "Unlock"]),
     ("v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Observe", "Resign"]),
 ];

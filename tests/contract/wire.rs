@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::tables::{assert_same, table_or_skip, text};
 
-/// Packages that are not etcd's: what our log holds, and the health service that every gRPC server has.
-const OTHER_PACKAGES: [&str; 2] = ["decklog", "grpc.health.v1"];
+/// Packages that are not etcd's: what our log holds, what our members say to each other, and the health service that
+/// every gRPC server has.
+const OTHER_PACKAGES: [&str; 3] = ["decklog", "decklogpeer", "grpc.health.v1"];
 
 #[test]
 fn the_wire_is_etcds() {

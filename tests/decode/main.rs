@@ -6,6 +6,7 @@ mod config;
 mod directory;
 mod log;
 mod state;
+mod state_pieces;
 
 use parking_lot::{Mutex, MutexGuard};
 use peak_alloc::PeakAlloc;

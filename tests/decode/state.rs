@@ -8,7 +8,7 @@ use bytes::Bytes;
 use decklog::alarm::Alarms;
 use decklog::ids::{FullRevision, LeaseId, Revision};
 use decklog::lease::Leases;
-use decklog::members::Members;
+use decklog::members::Membership;
 use decklog::mvcc::{Compaction, Keyspace, Recovered};
 use decklog::storage::{MemoryStore, Round, Store, StoredChange, Table, TableWrite};
 use decklog::wire::KeyValue;
@@ -172,7 +172,7 @@ fn any_rows_are_leases_alarms_and_members_or_damaged() {
         if let Ok(alarms) = within(bytes, STATE_TIMES, || Alarms::recover(&*store)) {
             alarms.list(pb::AlarmType::None);
         }
-        if let Ok(members) = within(bytes, STATE_TIMES, || Members::recover(&*store, Vec::new())) {
+        if let Ok(members) = within(bytes, STATE_TIMES, || Membership::of_store(&*store)) {
             members.list();
         }
     }

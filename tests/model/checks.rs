@@ -49,7 +49,11 @@ fn compare<T: PartialEq + std::fmt::Debug>(
 
 impl Held {
     pub fn new(reader: &Reader, naive: &Naive) -> Self {
-        let held = Self { snapshot: reader.snapshot(), pin: naive.pin() };
+        Self::at(reader, naive.pin())
+    }
+
+    pub fn at(reader: &Reader, pin: Pin) -> Self {
+        let held = Self { snapshot: reader.snapshot(), pin };
         assert_eq!(held.snapshot.revision().0, held.pin.revision);
         assert_eq!(held.snapshot.compacted().0, held.pin.compacted);
         held

@@ -3,12 +3,14 @@
 //! `DECKLOG_MODEL_RUNS` and `DECKLOG_MODEL_SEED` choose how many runs and which.
 
 mod checks;
+mod installing;
 mod known_bugs;
 mod leases;
 mod naive;
 mod programs;
 mod rig;
 mod state_machine;
+mod transfer;
 mod watching;
 
 /// How many runs, and the seed of the first; printed, so that a failure can be repeated.

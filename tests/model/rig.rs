@@ -13,12 +13,13 @@ use decklog::command::{Batch, CommandResult, Kind};
 use decklog::consensus::Progress;
 use decklog::ids::{FullRevision, LogIndex, LogPosition, Revision, Term};
 use decklog::lease::Leases;
-use decklog::members::Members;
+use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{Persist, PersistMetrics, PersistParts};
-use decklog::storage::{Error, MemoryStore, Round, SledOptions, SledStore, Store, StoredChange};
-use decklog::wire::etcdserverpb::AlarmType;
+use decklog::snapshot::{Capture, Importer, Received, Replacement};
+use decklog::storage::{Error, MemoryStore, Round, SledOptions, SledStore, Store, StoredChange, TableWrite};
+use decklog::wire::etcdserverpb::{AlarmType, CompactionRequest};
 use prost::Message;
 use tempfile::TempDir;
 
@@ -38,19 +39,41 @@ impl Place {
     }
 
     fn open(&self) -> Arc<dyn Store> {
+        self.open_after(None)
+    }
+
+    /// Under a log that begins after an entry.
+    fn open_after(&self, begins_after: Option<LogPosition>) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => store.clone(),
-            Self::Sled(directory) => Arc::new(open_sled(directory.path())),
+            Self::Sled(directory) => Arc::new(open_sled(directory.path(), begins_after)),
+        }
+    }
+
+    /// Where a state from elsewhere comes in: in memory into the store that is returned.
+    pub fn importer(&self) -> (Importer, Option<Arc<MemoryStore>>) {
+        match self {
+            Self::Memory(_) => {
+                let store = Arc::new(MemoryStore::new());
+                let into = store.clone();
+                (Importer::new(move || Ok(into.clone() as Arc<dyn Store>)), Some(store))
+            }
+            Self::Sled(directory) => {
+                let path = directory.path().to_owned();
+                let begin = move || Ok(Arc::new(SledStore::begin_beside(&path, &SMALL)?) as Arc<dyn Store>);
+                (Importer::new(begin), None)
+            }
         }
     }
 }
 
+const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 };
+
 /// sled lets go of its lock some time after the last handle is dropped.
-fn open_sled(directory: &Path) -> SledStore {
-    let options = SledOptions { cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 };
+fn open_sled(directory: &Path, begins_after: Option<LogPosition>) -> SledStore {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        match SledStore::open(directory, &options) {
+        match SledStore::open_after(directory, &SMALL, begins_after) {
             Err(Error::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
             opened => return opened.expect("opened"),
         }
@@ -64,6 +87,7 @@ struct Running {
     reader: Reader,
     leases: Leases,
     alarms: Alarms,
+    members: Members,
     store: Arc<dyn Store>,
     /// Rounds that the store has not been given.
     rounds: VecDeque<(Round, Option<Revision>)>,
@@ -77,12 +101,11 @@ pub struct Rig {
 }
 
 impl Running {
-    fn start(place: &Place) -> Self {
-        let store = place.open();
+    fn start(store: Arc<dyn Store>) -> Self {
         let recovered = Keyspace::recover(store.clone()).expect("recovered");
         let leases = Leases::recover(&*store, &recovered.attachments).expect("recovered");
         let alarms = Alarms::recover(&*store).expect("recovered");
-        let members = Members::recover(&*store, Vec::new()).expect("recovered");
+        let members = Members::new(Membership::of_store(&*store).expect("read"));
         let (reader, tail) = (recovered.keyspace.reader(), recovered.keyspace.tail());
         let parts = PersistParts {
             store: store.clone(),
@@ -92,9 +115,14 @@ impl Running {
             metrics: persist_metrics(&Metrics::new(false)),
         };
         let (persist, _) = Persist::new(parts, recovered.compaction_is_open);
-        let applier =
-            Applier::new(recovered.keyspace, leases.clone(), alarms.clone(), members, store.applied());
-        Self { applier, persist, reader, leases, alarms, store, rounds: VecDeque::new() }
+        let applier = Applier::new(
+            recovered.keyspace,
+            leases.clone(),
+            alarms.clone(),
+            members.clone(),
+            store.applied(),
+        );
+        Self { applier, persist, reader, leases, alarms, members, store, rounds: VecDeque::new() }
     }
 
     fn publish(&mut self) -> Published {
@@ -106,7 +134,7 @@ impl Running {
 
 impl Rig {
     pub fn new(place: Place) -> Self {
-        let running = Running::start(&place);
+        let running = Running::start(place.open());
         Self { place, running: Some(running), log: Vec::new() }
     }
 
@@ -218,14 +246,18 @@ impl Rig {
     /// `replay`. Returns how many it has.
     pub fn restart(&mut self) -> usize {
         self.running = None;
-        let running = Running::start(&self.place);
+        let running = Running::start(self.place.open());
         let applied = running.store.applied().index.0;
         self.running = Some(running);
         usize::try_from(applied).expect("few")
     }
 
     pub fn replay(&mut self, applied: usize) {
-        for number in applied..self.log.len() {
+        self.replay_to(applied, self.log.len());
+    }
+
+    fn replay_to(&mut self, applied: usize, end: usize) {
+        for number in applied..end {
             let entry = self.log[number].clone();
             self.running().applier.apply(position(number + 1), &entry, &mut |_, _| {}).expect("applied");
             if number % 3 == 0 {
@@ -236,11 +268,89 @@ impl Rig {
     }
 }
 
+/// States on their way.
+impl Rig {
+    pub fn entries(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The state as of the newest entry; everything is published.
+    pub fn capture(&mut self, until: Instant) -> Capture {
+        self.running().applier.capture(until)
+    }
+
+    /// What stands beside the key space.
+    pub fn beside(&mut self) -> (Vec<TableWrite>, Vec<TableWrite>, Membership) {
+        let running = self.running();
+        (running.leases.rows(), running.alarms.rows(), Membership::clone(&running.members.now()))
+    }
+
+    /// An entry that compacts, visible at once.
+    pub fn order_compaction(&mut self, revision: i64) {
+        let compaction = CompactionRequest { revision, physical: false };
+        self.apply(vec![Kind::Compact(compaction)]);
+        self.publish();
+    }
+
+    /// Another member of the same log, which has applied so many of its entries.
+    pub fn follower(&self, place: Place, entries: usize) -> Self {
+        let mut follower = Self::new(place);
+        follower.log.clone_from(&self.log);
+        follower.replay_to(0, entries);
+        follower
+    }
+
+    /// Takes over the log of another member, as far as it goes now.
+    pub fn hear(&mut self, other: &Self) {
+        self.log.clone_from(&other.log);
+    }
+
+    pub fn importer(&self) -> (Importer, Option<Arc<MemoryStore>>) {
+        self.place.importer()
+    }
+
+    /// Puts a received state in the place of the running one. `stored` before the store's thread has heard of it.
+    pub fn install(&mut self, received: Received, store: Option<Arc<MemoryStore>>) -> Replacement {
+        if let Some(store) = store {
+            self.place = Place::Memory(store);
+        }
+        let running = self.running();
+        running.rounds.clear();
+        let replacement = running.applier.install(received);
+        running.store = replacement.draft.store.clone();
+        replacement
+    }
+
+    /// What the store's thread does then.
+    pub fn persist_installed(&mut self, replacement: &Replacement) {
+        self.running().persist.install(replacement).expect("installed");
+    }
+
+    /// The process stops when the log has decided for a received state, and starts again.
+    pub fn restart_after(&mut self, received: Received, store: Option<Arc<MemoryStore>>) {
+        let begin = received.position();
+        received.decide();
+        drop(received);
+        if let Some(store) = store {
+            self.place = Place::Memory(store);
+        }
+        self.restart_at(begin);
+    }
+
+    /// A restart under a log that begins after an entry, with nothing written since.
+    pub fn restart_at(&mut self, begin: LogPosition) {
+        self.running = None;
+        let store = self.place.open_after(Some(begin));
+        assert_eq!(store.applied(), begin);
+        self.running = Some(Running::start(store));
+    }
+}
+
 fn position(index: usize) -> LogPosition {
     LogPosition { index: LogIndex(index as u64), term: Term(1) }
 }
 
-fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
+pub fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
         write_seconds: metrics.store_write_seconds.clone(),
         flush_seconds: metrics.store_flush_seconds.clone(),

@@ -11,21 +11,31 @@ use crate::checks::{Held, Stream};
 use crate::naive::{Event, Naive, Pin};
 use crate::programs::Programs;
 use crate::rig::{Place, Rig};
+use crate::transfer::Transfer;
 
 const STEPS: usize = 150;
 const MAX_HELD: usize = 3;
 
 #[test]
 fn over_the_store_in_memory_it_is_the_naive_one() {
-    for seed in crate::runs(60) {
-        Run::new(seed, Place::memory()).go(STEPS);
-    }
+    let transferred: u64 = crate::runs(60).map(|seed| Run::new(seed, Place::memory()).go(STEPS)).sum();
+    println!("{transferred} states were transferred");
+    assert!(transferred > 0);
 }
 
 #[test]
 fn over_the_store_on_disk_it_is_the_naive_one() {
-    for seed in crate::runs(12) {
-        Run::new(seed, Place::sled()).go(STEPS);
+    let transferred: u64 = crate::runs(12).map(|seed| Run::new(seed, Place::sled()).go(STEPS)).sum();
+    println!("{transferred} states were transferred");
+    assert!(transferred > 0);
+}
+
+fn everything_at(revision: i64) -> pb::RangeRequest {
+    pb::RangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        revision,
+        ..pb::RangeRequest::default()
     }
 }
 
@@ -39,6 +49,9 @@ struct Run {
     streams: Vec<Stream>,
     /// The state after each entry, for a restart.
     after: Vec<Pin>,
+    /// The state that another member is to have, on its way.
+    transfer: Option<Transfer>,
+    transferred: u64,
 }
 
 impl Run {
@@ -52,12 +65,14 @@ impl Run {
             naive,
             held: Vec::new(),
             streams: Vec::new(),
+            transfer: None,
+            transferred: 0,
         }
     }
 
-    fn go(mut self, steps: usize) {
+    fn go(mut self, steps: usize) -> u64 {
         for _ in 0..steps {
-            match self.programs.random.random_range(0..20) {
+            match self.programs.random.random_range(0..24) {
                 0..=9 => self.entry(),
                 10..=12 => self.publish(),
                 13 | 14 => {
@@ -70,9 +85,11 @@ impl Run {
                 15 | 16 => self.rig.compact(self.programs.random.random_range(1..60)),
                 17 => self.rig.defragment(),
                 18 if self.programs.random.random_ratio(1, 4) => self.restart(),
+                20..=23 => self.transfer(),
                 _ => self.read(),
             }
         }
+        self.transfer = None;
         self.publish();
         self.everything();
         self.rig.settle();
@@ -83,6 +100,52 @@ impl Run {
         self.rig.settle();
         self.everything();
         self.nothing_too_much_is_stored();
+        self.transferred
+    }
+
+    /// A little more of a state's way to another member, which goes on in this one's place.
+    fn transfer(&mut self) {
+        let Some(mut transfer) = self.transfer.take() else {
+            self.publish();
+            self.transfer = Transfer::begin(&mut self.rig, &mut self.programs);
+            return;
+        };
+        if !transfer.some_pieces(&mut self.programs) {
+            self.transfer = Some(transfer);
+            return;
+        }
+        self.held.clear();
+        self.streams.clear();
+        let entries = transfer.entries;
+        let (follower, held) = transfer.arrive(&self.rig, &mut self.programs, &self.after);
+        self.rig = follower;
+        self.is_as_after(entries);
+        if let Some((held, pin)) = held {
+            // What was pinned before is as it was, over the store that it was of.
+            for revision in pin.compacted.max(1)..=pin.revision {
+                held.range(&self.naive, &everything_at(revision));
+            }
+        }
+        self.rig.replay(entries);
+        self.published = self.naive.pin();
+        self.everything();
+        self.transferred += 1;
+    }
+
+    /// Every revision that could be read after so many entries.
+    fn is_as_after(&self, entries: usize) {
+        let pin = self.after[entries];
+        let reader = self.rig.reader();
+        assert_eq!((reader.revision().0, reader.compacted().0), (pin.revision, pin.compacted));
+        for revision in pin.compacted.max(1)..=pin.revision {
+            let all = everything_at(revision);
+            let found = reader.snapshot().range(&all).expect("read");
+            assert_eq!(Ok(found), self.naive.range(pin, &all), "after entry {entries}");
+            if revision % 5 == 0 || revision == pin.revision {
+                let hash = reader.snapshot().hash_kv(revision).expect("hashed").hash;
+                assert_eq!(Ok(hash), self.naive.hash(pin, revision), "after entry {entries}");
+            }
+        }
     }
 
     fn entry(&mut self) {
@@ -124,13 +187,7 @@ impl Run {
         let now = Held::new(self.rig.reader(), &self.naive);
         let readable = self.naive.compacted.max(1)..=self.naive.revision();
         for revision in readable.clone() {
-            let all = pb::RangeRequest {
-                key: vec![0].into(),
-                range_end: vec![0].into(),
-                revision,
-                ..pb::RangeRequest::default()
-            };
-            now.range(&self.naive, &all);
+            now.range(&self.naive, &everything_at(revision));
             let some = pb::RangeRequest { revision, ..self.programs.range(&self.naive) };
             now.range(&self.naive, &some);
         }
@@ -172,15 +229,12 @@ impl Run {
     fn restart(&mut self) {
         self.held.clear();
         self.streams.clear();
+        self.transfer = None;
         let applied = self.rig.restart();
         let recovered = self.after[applied];
         let reader = self.rig.reader();
         assert_eq!((reader.revision().0, reader.compacted().0), (recovered.revision, recovered.compacted));
-        let everything = pb::RangeRequest {
-            key: vec![0].into(),
-            range_end: vec![0].into(),
-            ..pb::RangeRequest::default()
-        };
+        let everything = everything_at(0);
         let found = reader.snapshot().range(&everything).expect("read");
         assert_eq!(Ok(found), self.naive.range(recovered, &everything), "after entry {applied}");
         let hash = reader.snapshot().hash_kv(0).expect("hashed").hash;

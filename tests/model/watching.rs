@@ -38,6 +38,7 @@ fn every_watcher_gets_exactly_its_events() {
         met.compacted,
         met.refused,
         met.canceled,
+        met.installed,
     ];
     assert!(everything.iter().all(|count| *count > 0), "{met:?}");
 }
@@ -99,7 +100,7 @@ impl Run {
 
     fn go(mut self) -> Counts {
         for _ in 0..STEPS {
-            match self.programs.random.random_range(0..24) {
+            match self.programs.random.random_range(0..25) {
                 0..=6 => self.write(),
                 7..=9 => self.tell(),
                 10 => {
@@ -112,6 +113,7 @@ impl Run {
                 17 => self.now += Duration::from_millis(self.programs.random.random_range(0..8000)),
                 18 => self.leave(),
                 19 | 20 => self.read(),
+                24 => self.install(),
                 _ => self.turn(),
             }
             if self.calm {
@@ -140,6 +142,38 @@ impl Run {
         {
             self.input.publish(published.revision, published.changes);
         }
+    }
+
+    /// The state of a member that is further on takes the place of this one's: what lies between comes from there, as far
+    /// as it is not compacted away. Who is never behind may be cancelled by that, so it does not happen in calm runs.
+    fn install(&mut self) {
+        if self.calm || self.programs.random.random_ratio(1, 2) {
+            return;
+        }
+        let mut ahead = self.rig.follower(Place::memory(), self.rig.entries());
+        for _ in 0..self.programs.random.random_range(1..12) {
+            let command = self.programs.command(&self.naive);
+            drop(self.naive.apply(&command));
+            ahead.apply(vec![command]);
+        }
+        ahead.publish();
+        while !self.untold.is_empty() {
+            self.tell();
+        }
+        if self.programs.random.random() {
+            self.turn();
+        }
+        let (importer, store) = self.rig.importer();
+        let mut incoming = importer.begin().expect("nothing else is received");
+        for piece in ahead.capture(Instant::now() + Duration::from_secs(3600)).pieces() {
+            incoming.write(&piece.expect("read")).expect("it is what was sent");
+        }
+        let received = incoming.finish().expect("it is whole");
+        self.rig.hear(&ahead);
+        let replacement = self.rig.install(received, store);
+        self.input.installed(self.rig.reader().revision());
+        self.rig.persist_installed(&replacement);
+        self.met.installed += 1;
     }
 
     fn turn(&mut self) {

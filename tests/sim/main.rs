@@ -7,6 +7,7 @@
 
 #[path = "../model/checks.rs"]
 mod checks;
+mod cluster;
 mod known_bugs;
 mod member;
 mod met;

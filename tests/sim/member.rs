@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use decklog::alarm::Alarms;
 use decklog::apply::Applier;
 use decklog::command::{Command, Kind, Outcome};
-use decklog::consensus::{ConsensusError, LogTimers, Node, NodeOptions, Progress, Proposal, RaftLog};
+use decklog::consensus::{
+    ConsensusError, LogTimers, Message, Network, Node, NodeOptions, Progress, Proposal, RaftLog,
+};
 use decklog::courier::{Courier, Outbox};
 use decklog::ids::{ClusterId, LeaseId, LogIndex, MemberId, Revision, Term};
 use decklog::lease::Leases;
-use decklog::members::Members;
+use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{self, Persist, PersistMetrics, PersistParts};
@@ -20,7 +22,7 @@ use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::storage::{Error, MemoryStore, Round, Store};
 use decklog::watch::{HubInput, HubLimits, HubOptions, HubThread, WatchHub, connect};
 use decklog::wire::etcdserverpb as pb;
-use prost::Message;
+use prost::Message as _;
 use tokio::sync::oneshot;
 
 use crate::naive::Naive;
@@ -69,7 +71,7 @@ impl Member {
         let recovered = Keyspace::recover(store.clone())?;
         let keyspace = recovered.keyspace;
         let leases = Leases::recover(&*store, &recovered.attachments)?;
-        let (alarms, members) = (Alarms::recover(&*store)?, Members::recover(&*store, Vec::new())?);
+        let (alarms, members) = (Alarms::recover(&*store)?, Members::new(alone()));
         let node = node(disks, &*store, &metrics)?;
         let progress = Arc::new(Progress::default());
         progress.set_applied(store.applied());
@@ -121,7 +123,7 @@ impl Member {
     /// Steps until nothing moves; the answers that came, in order.
     pub fn settle(&mut self) -> Result<Vec<Answer>, Stopped> {
         while self.node.has_ready() {
-            let step = self.node.step().map_err(|_stopped| Stopped)?;
+            let step = self.node.step(&mut Nobody).map_err(|_stopped| Stopped)?;
             for entry in step.committed {
                 let applied = self.applier.apply(entry.position, &entry.data, &mut |_, _| {});
                 let outcomes = applied.unwrap_or_else(|error| panic!("apply failed: {error}"));
@@ -248,18 +250,33 @@ impl Member {
     }
 }
 
+/// There is nobody to send to.
+struct Nobody;
+
+impl Network for Nobody {
+    fn send(&mut self, message: Message) {
+        panic!("a member alone sends {message:?}");
+    }
+}
+
+fn alone() -> Membership {
+    Membership::new(vec![pb::Member { id: ID.0, ..pb::Member::default() }])
+}
+
 fn node(disks: &Disks, store: &dyn Store, metrics: &Metrics) -> Result<Node, Box<dyn std::error::Error>> {
     let (wal, content) = Wal::open(Arc::new(disks.log.clone()), OWNER, SMALL_SEGMENTS)?;
     let applied = store.applied();
     let timers =
         LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, applied, ID, timers)?;
+    let log = RaftLog::new(wal, content, applied, &alone(), timers)?;
     let options = NodeOptions {
         id: ID,
         election_ticks: 10,
         heartbeat_ticks: 1,
         pre_vote: true,
         applied: applied.index,
+        members: alone(),
+        seed: 1,
     };
     let mut node = Node::new(log, &options)?;
     node.campaign_if_alone()?;

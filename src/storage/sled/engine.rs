@@ -12,6 +12,7 @@ use sled::IVec;
 
 use super::super::disk::{make_directory, of_io, sync_names};
 use super::super::{Error, guarded, guarded_open};
+use super::beside::generation;
 use super::rows::{self, Applied};
 
 /// Names the live directory; replaced as a whole.
@@ -61,23 +62,23 @@ pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
 
 /// See the module.
 pub(super) struct Engine {
-    directory: PathBuf,
-    cache_bytes: u64,
-    live: ArcSwap<Live>,
-    writing: Mutex<Writing>,
+    pub(super) directory: PathBuf,
+    pub(super) cache_bytes: u64,
+    pub(super) live: ArcSwap<Live>,
+    pub(super) writing: Mutex<Writing>,
 }
 
 /// Held for a batch, a flush, or a slice of a defragmentation.
 #[derive(Default)]
-struct Writing {
+pub(super) struct Writing {
     copying: Option<Copying>,
     /// A batch was written since the last flush.
     is_unflushed: bool,
 }
 
-struct Live {
+pub(super) struct Live {
     db: sled::Db,
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// A defragmentation under way: every row below `next` stands in the copy, too.
@@ -87,8 +88,13 @@ struct Copying {
     next: Vec<u8>,
 }
 
-fn database(directory: &Path, number: u64) -> PathBuf {
+pub(super) fn database(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("db-{number}"))
+}
+
+/// The number of a database's directory.
+pub(super) fn number_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("db-")?.parse().ok()
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
@@ -329,7 +335,14 @@ impl Engine {
 fn create(directory: &Path, cache_bytes: u64) -> Result<Live, Error> {
     const FIRST: u64 = 1;
     refuse_foreign(directory)?;
-    let path = database(directory, FIRST);
+    let live = create_database(directory, FIRST, cache_bytes)?;
+    write_current(directory, FIRST)?;
+    Ok(live)
+}
+
+/// An empty database that is not named yet.
+pub(super) fn create_database(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
+    let path = database(directory, number);
     if path.exists() {
         fs::remove_dir_all(&path).map_err(|source| of_io(&path, source))?;
     }
@@ -341,11 +354,10 @@ fn create(directory: &Path, cache_bytes: u64) -> Result<Live, Error> {
     written.map_err(|error| of_sled(&path, error))?;
     let file = path.join("db");
     fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
-    write_current(directory, FIRST)?;
-    Ok(Live { db, number: FIRST })
+    Ok(Live { db, number })
 }
 
-fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
+pub(super) fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
     let path = database(directory, number);
     let is_there = fs::metadata(path.join("db")).is_ok_and(|found| found.len() > 0);
     if !is_there {
@@ -373,7 +385,7 @@ fn remove_unfinished(database: &Path) -> std::io::Result<()> {
 }
 
 /// The number of the live database; `None` in a directory that has none yet.
-fn read_current(directory: &Path) -> Result<Option<u64>, Error> {
+pub(super) fn read_current(directory: &Path) -> Result<Option<u64>, Error> {
     let path = directory.join(CURRENT);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -413,7 +425,7 @@ fn refuse_foreign(directory: &Path) -> Result<(), Error> {
     Err(Error::Damaged { place, detail: format!("it holds files, but no {CURRENT}") })
 }
 
-fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
+pub(super) fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
     let (path, temporary) = (directory.join(CURRENT), directory.join("CURRENT.new"));
     let write = || {
         let mut file = fs::File::create(&temporary)?;
@@ -425,12 +437,14 @@ fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
     write().map_err(|source| of_io(&path, source))
 }
 
-/// Removes databases that are not the live one: copies that were not finished, and the one that was replaced.
-fn remove_others(directory: &Path, number: u64) -> Result<(), Error> {
+/// Removes databases that are not the live one: copies that were not finished, and the one that was replaced. What is being
+/// received beside them is not theirs.
+pub(super) fn remove_others(directory: &Path, number: u64) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(|source| of_io(directory, source))? {
         let path = entry.map_err(|source| of_io(directory, source))?.path();
         let is_database = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("db-"));
-        if is_database && path != database(directory, number) {
+        let is_later = number_of(&path).is_some_and(|other| generation(other) > generation(number));
+        if is_database && !is_later && path != database(directory, number) {
             fs::remove_dir_all(&path).map_err(|source| of_io(&path, source))?;
         }
     }

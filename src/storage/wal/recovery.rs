@@ -7,7 +7,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::record::{self, Found, Place};
-use super::{HardState, Owner, Segment, Spare, WalContent, WalEntry, segment_name};
+use super::{BEGIN_AFTER, HardState, Owner, Segment, Spare, WalContent, WalEntry, segment_name};
+use crate::ids::{LogIndex, LogPosition, Term};
 use crate::storage::Error;
 use crate::storage::disk::Disk;
 
@@ -193,6 +194,19 @@ impl Recovered {
         let Some(first) = entries.first() else {
             return true;
         };
+        if first.kind == BEGIN_AFTER {
+            let position = LogPosition { index: LogIndex(first.index), term: Term(first.term) };
+            self.content.begins_after = Some(position);
+            self.content.entries.clear();
+            return entries.len() == 1;
+        }
+        if entries.iter().any(|entry| entry.kind == BEGIN_AFTER) {
+            return false;
+        }
+        let after = self.content.begins_after.filter(|_| self.content.entries.is_empty());
+        if after.is_some_and(|after| first.index != after.index.0 + 1 || first.term < after.term.0) {
+            return false;
+        }
         let known = &mut self.content.entries;
         if let Some(oldest) = known.first() {
             let last = oldest.index + known.len() as u64 - 1;

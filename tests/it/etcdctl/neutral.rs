@@ -31,6 +31,7 @@ impl Neutral {
         neutral.name_id("member", list.members.first().expect("there is one").id);
         let launch = &server.launch;
         neutral.variables.push(("$endpoint".to_owned(), format!("127.0.0.1:{}", launch.client_port)));
+        neutral.variables.push(("$peer".to_owned(), format!("127.0.0.1:{}", launch.peer_port)));
         neutral.variables.push(("$big".to_owned(), "x".repeat(BIG_BYTES)));
         for (name, port) in [("endpoint", launch.client_port), ("peer", launch.peer_port)] {
             neutral.names.push((format!("127.0.0.1:{port}"), format!("<{name}>")));
@@ -70,10 +71,39 @@ impl Neutral {
         let text = self.names.iter().fold(text, |text, (from, to)| text.replace(from, to));
         let text: String = runs(&text).map(|run| if is_id(run) { "<id>" } else { run }).collect();
         let is_table = args.iter().any(|arg| arg.contains("table"));
-        text.split_inclusive('\n')
-            .map(|line| without_what_varies(&if is_table { narrow(line) } else { line.to_owned() }))
-            .collect()
+        let lines = text
+            .split_inclusive('\n')
+            .map(|line| without_what_varies(&if is_table { narrow(line) } else { line.to_owned() }));
+        if args.first().is_some_and(|noun| noun == "member") {
+            in_order(lines).concat()
+        } else {
+            lines.collect()
+        }
     }
+}
+
+/// Members stand in the order of their ids, which are others on each server: here, in the order of the rest.
+fn in_order(lines: impl Iterator<Item = String>) -> Vec<String> {
+    const MEMBERS: &str = "ETCD_INITIAL_CLUSTER=\"";
+    let mut lines: Vec<String> = lines
+        .map(|line| match line.strip_prefix(MEMBERS).and_then(|rest| rest.strip_suffix("\"\n")) {
+            Some(members) => {
+                let mut members: Vec<&str> = members.split(',').collect();
+                members.sort_unstable();
+                format!("{MEMBERS}{}\"\n", members.join(","))
+            }
+            // etcdctl pads the id of a change to 16 digits.
+            None => match line.strip_prefix("Member ") {
+                Some(rest) => format!("Member {}", rest.trim_start()),
+                None => line,
+            },
+        })
+        .collect();
+    let is_row = |line: &String| line.starts_with('<') && line.contains("started, ");
+    if lines.iter().all(is_row) {
+        lines.sort_unstable();
+    }
+    lines
 }
 
 /// Runs of hexadecimal digits and what stands between them, in order.

@@ -14,12 +14,13 @@ use crate::servers::{Launch, Server};
 const READY: &str = "ready to serve client requests";
 
 /// Flags of a server on ports of its own that nobody asks.
-fn flags(launch: &Launch) -> [String; 5] {
+fn flags(launch: &Launch) -> [String; 6] {
     let (client, peer) = (launch.client_url(), format!("http://127.0.0.1:{}", launch.peer_port));
     [
         "--name=two".to_owned(),
         format!("--listen-client-urls={client}"),
         format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster=two={peer}"),
     ]

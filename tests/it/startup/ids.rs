@@ -32,15 +32,17 @@ async fn ids_are_those_of_etcd() {
         (3, vec!["--initial-cluster-token=third"]),
     ] {
         let theirs = launch(&etcd, peer_ports, &flags, &["--unsafe-no-fsync"]);
-        // Decklog does not listen for peers yet, so that both can have the same peer URLs at once.
         let ours = Launch {
             program: decklog_program().to_owned(),
             more_flags: theirs.more_flags[1..].to_vec(),
             peer_port: theirs.peer_port,
             ..Launch::new(decklog_program(), &[])
         };
-        let (theirs, ours) = tokio::join!(Server::launch(theirs), Server::launch(ours));
-        let (expected, found) = (ids_of(&theirs).await, ids_of(&ours).await);
+        // One after the other: both have the same peer URLs.
+        let theirs = Server::launch(theirs).await;
+        let expected = ids_of(&theirs).await;
+        theirs.stop().await;
+        let found = ids_of(&Server::launch(ours).await).await;
         assert_eq!(expected, found, "cluster and member with {flags:?}");
         seen.push(found);
     }

@@ -27,7 +27,6 @@ const SAFETY: &[(&str, &str)] = &[
     ("--auth-token=jwt,pub-key=k,sign-method=RS256", "auth comes in a later version"),
     ("--force-new-cluster=true", "clusters come in a later version"),
     ("--unsafe-no-fsync=true", "Decklog always flushes before it answers"),
-    ("--initial-cluster-state=existing", "joining a cluster comes in a later version"),
     ("--discovery-token=t", "discovery comes in a later version; name the members with --initial-cluster"),
 ];
 
@@ -86,4 +85,17 @@ fn etcd_refuses(etcd: &Path, args: &[&str], variables: &[(&str, &str)], text: &s
         said.contains(text) || said.replace("\\\"", "\"").contains(text),
         "{args:?}: {text:?} is not in\n{said}"
     );
+}
+
+#[test]
+fn a_member_that_joins_must_be_told_of_others() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let peer = "--listen-peer-urls=http://127.0.0.1:0";
+    let client = ["--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:1"];
+    let args = [client[0], client[1], peer, "--name=one", "--initial-cluster=one=http://localhost:2380"];
+    let args = [&args[..], &["--initial-cluster-state=existing"]].concat();
+    let output = run_in(folder.path(), decklog_program(), &args, &[]);
+    let line = "cannot join the cluster: could not retrieve cluster information from the given URLs";
+    assert_refused(&output, line);
+    assert!(names_in(folder.path()).is_empty(), "nothing is touched");
 }

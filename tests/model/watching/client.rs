@@ -24,6 +24,7 @@ pub struct Counts {
     pub compacted: u64,
     pub refused: u64,
     pub canceled: u64,
+    pub installed: u64,
 }
 
 impl Counts {
@@ -37,6 +38,7 @@ impl Counts {
         self.compacted += other.compacted;
         self.refused += other.refused;
         self.canceled += other.canceled;
+        self.installed += other.installed;
     }
 }
 

@@ -210,16 +210,57 @@ pub const MEANING: &[Mistake] = &[
         ),
     ),
     args(
+        &["--name=one", "--initial-cluster=one=http://localhost:2380,one=http://127.0.0.1:2390"],
+        Same(
+            "--initial-cluster has one=http://127.0.0.1:2390 but missing from \
+             --initial-advertise-peer-urls=http://localhost:2380",
+        ),
+    ),
+    args(
+        &[
+            "--name=one",
+            "--initial-cluster=one=http://localhost:2380",
+            "--initial-advertise-peer-urls=http://localhost:2380,http://127.0.0.1:2390",
+        ],
+        More(
+            "--initial-advertise-peer-urls has http://127.0.0.1:2390 but missing from --initial-cluster=",
+            "--initial-advertise-peer-urls has http://127.0.0.1:2390 but missing from \
+             --initial-cluster=one=http://localhost:2380",
+        ),
+    ),
+    args(
+        &["--name=one", "--initial-cluster=one=http://localhost:2380,two=http://localhost:2380"],
+        Same("initial cluster one=http://localhost:2380,two=http://localhost:2380 has duplicate url"),
+    ),
+    args(
+        &[
+            "--name=one",
+            "--initial-cluster-state=existing",
+            "--initial-cluster=one=http://localhost:2380,two=http://127.0.0.1:1,two=http://localhost:2380",
+        ],
+        Same(
+            "initial cluster one=http://localhost:2380,two=http://127.0.0.1:1,two=http://localhost:2380 has \
+             duplicate url",
+        ),
+    ),
+    args(
+        &["--name=one", "--initial-cluster-state=existing", "--initial-cluster=two=http://localhost:2380"],
+        More(
+            "couldn't find local name \"one\" in the initial cluster configuration",
+            "couldn't find local name \"one\" in the initial cluster configuration; add one=<its peer URLs> to \
+             --initial-cluster",
+        ),
+    ),
+    args(&["--initial-advertise-peer-urls="], OnlyHere("--initial-advertise-peer-urls must not be empty")),
+    args(
+        &["--name=one", "--initial-cluster=one=http://localhost:2380,two=https://127.0.0.1:1"],
+        OnlyHere("--initial-cluster=https://127.0.0.1:1 is refused: TLS comes in a later version of Decklog"),
+    ),
+    args(
         &["--name=one", "--initial-cluster=one"],
         More(
             "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ",
             "--initial-cluster=\"one\" is malformed: it must be name=url, separated by commas",
-        ),
-    ),
-    args(
-        &["--initial-cluster=default=http://localhost:2380,two=http://localhost:2381"],
-        OnlyHere(
-            "--initial-cluster names 2 members: clusters of several members come in a later version of Decklog",
         ),
     ),
     args(

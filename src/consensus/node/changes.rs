@@ -1,0 +1,187 @@
+//! The node's part in who belongs to the cluster: one change at a time, and states taken over as a whole.
+
+use bytes::Bytes;
+use prost::Message as _;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message, MessageType, Snapshot};
+
+use super::super::proposal::{Gathered, Proposal};
+use super::super::{ConsensusError, Install, ReceivedState};
+use super::{Error, Node};
+use crate::command::{self, Kind, MemberChange};
+use crate::ids::{LogPosition, MemberId};
+use crate::members::Membership;
+use crate::wire::log::member_change::Kind as Change;
+
+/// A state that is not on its way after so many ticks is made anew.
+const STATE_PATIENCE_TICKS: u64 = 100;
+
+impl Node {
+    /// Proposes a change of members, when this member leads: behind those before it.
+    pub fn propose_change(&mut self, proposal: Proposal) {
+        if !self.is_leader() {
+            return proposal.fail(&ConsensusError::NotLeader);
+        }
+        self.changes.push_back(proposal);
+    }
+
+    /// Raft takes the next change when the one before is applied.
+    pub(super) fn propose_next_change(&mut self) {
+        if !self.is_leader() {
+            self.changes.drain(..).for_each(|proposal| proposal.fail(&ConsensusError::NotLeader));
+        }
+        if self.changes.is_empty() || !self.can_propose() || self.raw.raft.has_pending_conf() {
+            return;
+        }
+        let Some(proposal) = self.changes.pop_front() else {
+            return;
+        };
+        let change = match decode(&proposal.command) {
+            Ok(change) => change,
+            Err(detail) => {
+                tracing::error!(detail, "a change of members is not one");
+                return proposal.fail(&ConsensusError::NotLeader);
+            }
+        };
+        let mut gathered = Gathered::default();
+        gathered.push(proposal);
+        let sequence = self.waiting.next_sequence();
+        let (data, replies) = gathered.finish(self.id, sequence);
+        if let Err(fault) = self.raw.mut_store().reserve(data.len()) {
+            tracing::warn!(%fault, "the log cannot take a change of members");
+            return replies.fail(&ConsensusError::NoSpace);
+        }
+        match self.raw.propose_conf_change(data.into(), self.to_raft(&change)) {
+            Ok(()) => {
+                let (index, term) = (self.raw.raft.raft_log.last_index(), self.raw.raft.term);
+                self.waiting.appended(index, term, sequence, replies);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "raft refused a change of members");
+                replies.fail(&ConsensusError::TooManyRequests);
+            }
+        }
+    }
+
+    /// A committed change takes effect, unless the rules refuse it: on every member alike.
+    pub(super) fn change_members(&mut self, at: LogPosition, data: &Bytes) -> Result<bool, Error> {
+        let wrong = |detail: String| Error::Change { index: at.index.0, detail };
+        let batch = command::decode(at.index.0, data).map_err(|error| wrong(error.to_string()))?;
+        let Some(Kind::MemberChange(change)) =
+            batch.commands.into_iter().next().and_then(|command| command.kind)
+        else {
+            return Err(wrong("it holds no change".to_owned()));
+        };
+        let for_raft = self.to_raft(&change);
+        if let Err(rejection) = self.members.apply(&change) {
+            tracing::info!(%rejection, index = at.index.0, "a change of members is refused");
+            return Ok(false);
+        }
+        let conf_state = self.raw.apply_conf_change(&for_raft)?;
+        self.raw.mut_store().set_conf_state(conf_state);
+        Ok(true)
+    }
+
+    /// The change as raft knows it. An update changes nothing there: the member is added again as what it is.
+    fn to_raft(&self, change: &MemberChange) -> ConfChangeV2 {
+        let role = |is_learner: bool| match is_learner {
+            true => ConfChangeType::AddLearnerNode,
+            false => ConfChangeType::AddNode,
+        };
+        let (kind, id) = match &change.kind {
+            Some(Change::Add(member)) => (role(member.is_learner), member.id),
+            Some(Change::Remove(id)) => (ConfChangeType::RemoveNode, *id),
+            Some(Change::Promote(id)) => (ConfChangeType::AddNode, *id),
+            Some(Change::Update(member)) => {
+                let known = self.members.get(MemberId(member.id));
+                (role(known.is_some_and(|known| known.is_learner)), member.id)
+            }
+            None => (ConfChangeType::AddNode, self.id.0),
+        };
+        let mut single = ConfChangeSingle::default();
+        single.set_change_type(kind);
+        single.node_id = id;
+        let mut change = ConfChangeV2::default();
+        change.set_changes(vec![single].into());
+        change
+    }
+
+    /// How much of the leader's log a member has, of 100; `None` when this member does not lead or does not know it.
+    pub fn percent_of_log(&self, member: MemberId) -> Option<u64> {
+        let progress = self.raw.raft.prs();
+        let matched = progress.get(member.0).filter(|_| self.is_leader())?.matched;
+        Some(matched.saturating_mul(100) / self.raw.raft.raft_log.last_index().max(1))
+    }
+
+    /// Who needs the leader's state, since the log does not reach it any more: one member after the other.
+    pub fn take_wanted_state(&mut self) -> Option<MemberId> {
+        let wanted = self.raw.mut_store().take_wanted()?;
+        let is_busy = self.state_since.is_some_and(|since| self.ticks < since + STATE_PATIENCE_TICKS);
+        if is_busy || !self.is_leader() {
+            return None;
+        }
+        (self.state_since, self.sending) = (Some(self.ticks), None);
+        Some(MemberId(wanted))
+    }
+
+    /// A state of `position` is ready to be sent: raft sends its message when it next has something for the member.
+    pub fn offer_state(&mut self, to: MemberId, position: LogPosition, members: &Membership) {
+        self.sending = Some(position.index);
+        self.raw.mut_store().offer(to.0, position, members);
+    }
+
+    /// A state has been sent, or could not be.
+    pub fn state_sent(&mut self, to: MemberId, arrived: bool) {
+        self.raw.mut_store().withdraw();
+        (self.state_since, self.sending) = (None, None);
+        let status = if arrived { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+        self.raw.report_snapshot(to.0, status);
+    }
+
+    /// A state has come whole with the leader's message for it. Raft takes it when it is newer than what is here.
+    pub fn receive_state(&mut self, received: ReceivedState) {
+        if let Some(before) = self.received.replace(received) {
+            before.state.discard();
+        }
+        let Some(received) = &self.received else { return };
+        let mut message: Message = received.message.clone();
+        message.set_msg_type(MessageType::MsgSnapshot);
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (received.position.index.0, received.position.term.0);
+        metadata.mut_conf_state().voters = received.members.voters();
+        metadata.mut_conf_state().learners = received.members.learners();
+        message.set_snapshot(snapshot);
+        let is_ours = message.to == self.id.0 && received.members.contains(self.id);
+        if is_ours && let Err(error) = self.raw.step(message) {
+            tracing::debug!(%error, "raft did not take a state");
+        }
+        if self.raw.snap().is_none()
+            && let Some(received) = self.received.take()
+        {
+            tracing::info!(index = received.position.index.0, "a received state is not wanted");
+            received.state.discard();
+        }
+        self.notice();
+    }
+
+    /// Puts the received state in the place of the log.
+    pub(super) fn take_state(&mut self, position: LogPosition) -> Result<Install, Error> {
+        let Some(received) = self.received.take().filter(|received| received.position == position) else {
+            let detail = "raft takes a state that has not come".to_owned();
+            return Err(Error::Change { index: position.index.0, detail });
+        };
+        received.state.decide();
+        self.raw.mut_store().begin_after(position, &received.members)?;
+        self.waiting.fail_all(&ConsensusError::LeaderChanged);
+        self.members = received.members;
+        Ok(Install { position, state: received.state })
+    }
+}
+
+fn decode(command: &Bytes) -> Result<MemberChange, String> {
+    let command = command::Command::decode(command.clone()).map_err(|error| error.to_string())?;
+    match command.kind {
+        Some(Kind::MemberChange(change)) => Ok(change),
+        _ => Err("it is another command".to_owned()),
+    }
+}

@@ -1,0 +1,134 @@
+//! The other members: a link to each, what they are asked, what they say. Owns the connections between members and
+//! what is known of them; the messages are raft's.
+//!
+//! A link is one long-lived stream of batches in order. Its queue is bounded: what finds no room, or no connection, is
+//! lost, and raft sends it again. States go by connections of their own, so that they delay no heartbeat.
+
+mod ask;
+mod link;
+mod outbound;
+mod service;
+mod states;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::consensus::Handle;
+use crate::ids::{ClusterId, MemberId};
+use crate::members::Membership;
+use crate::metrics::Metrics;
+use crate::snapshot::Capture;
+
+pub use ask::{AskError, KnownCluster, ask_members};
+use link::Link;
+pub use outbound::Outbound;
+pub use service::{Leader, PeerService};
+
+/// Who sends, to whom, in which cluster: ids in hexadecimal.
+const CLUSTER: &str = "decklog-cluster";
+const FROM: &str = "decklog-from";
+const TO: &str = "decklog-to";
+/// What a removed member is told.
+const REMOVED: &str = "the member has been permanently removed from the cluster";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const KEEPALIVE: Duration = Duration::from_secs(3);
+/// Room of a connection for what its receiver has not taken.
+const WINDOW_BYTES: u32 = 8 << 20;
+/// A batch of messages is at most a bit larger than raft's largest message.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The links. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers(Arc<Shared>);
+
+struct Shared {
+    cluster: ClusterId,
+    member: MemberId,
+    runtime: tokio::runtime::Handle,
+    metrics: Metrics,
+    /// A lock, because consensus changes the links and services look one up; it is held for that.
+    links: Mutex<BTreeMap<MemberId, Link>>,
+    removed: watch::Sender<bool>,
+    /// States that raft has not sent yet.
+    offered: Mutex<BTreeMap<MemberId, Capture>>,
+}
+
+impl Peers {
+    /// No links yet. They run on `runtime`.
+    pub fn new(
+        cluster: ClusterId,
+        member: MemberId,
+        runtime: tokio::runtime::Handle,
+        metrics: Metrics,
+    ) -> Self {
+        let (removed, _) = watch::channel(false);
+        let (links, offered) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { cluster, member, runtime, metrics, links, removed, offered }))
+    }
+
+    /// Consensus' way out to the peers: to `found` until it knows members.
+    pub fn outbound(&self, consensus: &Handle, found: Membership) -> Outbound {
+        Outbound::new(self.clone(), consensus.clone(), found)
+    }
+
+    /// Becomes true when this member is no member any more.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.0.removed.subscribe()
+    }
+
+    /// Since when a member can be reached without a break; this member always could.
+    pub fn connected_since(&self, member: MemberId) -> Option<Instant> {
+        self.0.links.lock().get(&member).and_then(|link| link.connected_since())
+    }
+
+    fn urls(&self, member: MemberId) -> Vec<String> {
+        self.0.links.lock().get(&member).map(|link| link.urls().to_vec()).unwrap_or_default()
+    }
+
+    fn channel(&self, member: MemberId) -> Option<Channel> {
+        self.0.links.lock().get(&member).map(|link| link.channel())
+    }
+
+    fn metadata(&self, to: MemberId) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        for (key, id) in [(CLUSTER, self.0.cluster.0), (FROM, self.0.member.0), (TO, to.0)] {
+            metadata.insert(key, hexadecimal(id));
+        }
+        metadata
+    }
+
+    fn request<T>(&self, to: MemberId, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        *request.metadata_mut() = self.metadata(to);
+        request
+    }
+}
+
+fn hexadecimal(id: u64) -> MetadataValue<Ascii> {
+    format!("{id:016x}").parse().expect("digits are ASCII")
+}
+
+/// Whether a peer says that this member is no member any more.
+fn says_removed(status: &Status) -> bool {
+    status.code() == tonic::Code::PermissionDenied && status.message() == REMOVED
+}
+
+/// # Errors
+/// When it is no address that can be connected to.
+fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url.to_owned())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES))
+}

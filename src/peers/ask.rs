@@ -1,0 +1,121 @@
+//! What members ask each other beside raft's messages: who belongs to the cluster, and what only the leader does.
+
+use std::time::Duration;
+
+use prost::Message;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{MAX_MESSAGE_BYTES, Peers, endpoint};
+use crate::command::MemberChange;
+use crate::ids::{ClusterId, LeaseId, MemberId};
+use crate::wire::etcdserverpb::Member;
+use crate::wire::peer as pb;
+use crate::wire::peer::peer_client::PeerClient;
+
+/// How long a member that starts waits for one answer.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A cluster as one of its members knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownCluster {
+    pub id: ClusterId,
+    pub members: Vec<Member>,
+    pub removed: Vec<MemberId>,
+}
+
+/// Why none of several URLs has told who belongs to the cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("could not retrieve cluster information from the given URLs{0}")]
+pub struct AskError(String);
+
+/// Asks the URLs in turn who belongs to their cluster. Any member may ask, also one that has no data yet.
+///
+/// # Errors
+/// When none answers.
+pub async fn ask_members(urls: &[String]) -> Result<KnownCluster, AskError> {
+    let mut failed = Vec::new();
+    for url in urls {
+        let asked = async {
+            let endpoint = endpoint(url).map_err(|error| error.to_string())?.timeout(MEMBERS_TIMEOUT);
+            let channel = endpoint.connect().await.map_err(|error| format!("{url}: {error}"))?;
+            let answer = PeerClient::new(channel).members(pb::MembersRequest {}).await;
+            answer.map_err(|status| format!("{url}: {}", status.message()))
+        };
+        match asked.await {
+            Ok(answer) => {
+                let pb::MembersReply { cluster_id, members, removed } = answer.into_inner();
+                let members = members.into_iter().map(from_wire).collect();
+                let removed = removed.into_iter().map(MemberId).collect();
+                return Ok(KnownCluster { id: ClusterId(cluster_id), members, removed });
+            }
+            Err(why) => failed.push(why),
+        }
+    }
+    let why = if failed.is_empty() { String::new() } else { format!(": {}", failed.join("; ")) };
+    Err(AskError(why))
+}
+
+impl Peers {
+    fn client(&self, member: MemberId) -> Result<PeerClient<Channel>, Status> {
+        let channel = self.channel(member).ok_or_else(|| Status::unavailable("the member is not known"))?;
+        Ok(PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// Has the leader renew a lease: its seconds, 0 when there is none.
+    ///
+    /// # Errors
+    /// What a client is to be told.
+    pub async fn renew_lease(&self, leader: MemberId, id: LeaseId) -> Result<i64, Status> {
+        let request = self.request(leader, pb::RenewLeaseRequest { id: id.0 });
+        Ok(self.client(leader)?.renew_lease(request).await?.into_inner().ttl)
+    }
+
+    /// Asks the leader what time a lease has left.
+    ///
+    /// # Errors
+    /// What a client is to be told.
+    pub async fn time_to_live(
+        &self,
+        leader: MemberId,
+        id: LeaseId,
+        keys: bool,
+    ) -> Result<pb::PeerTimeToLiveReply, Status> {
+        let request = self.request(leader, pb::PeerTimeToLiveRequest { id: id.0, keys });
+        Ok(self.client(leader)?.lease_time_to_live(request).await?.into_inner())
+    }
+
+    /// Has the leader change who belongs to the cluster: who does then.
+    ///
+    /// # Errors
+    /// What a client is to be told.
+    pub async fn change_members(
+        &self,
+        leader: MemberId,
+        change: &MemberChange,
+    ) -> Result<Vec<Member>, Status> {
+        let message = pb::ChangeMembersRequest { change: change.encode_to_vec().into() };
+        let answer = self.client(leader)?.change_members(self.request(leader, message)).await?;
+        Ok(answer.into_inner().members.into_iter().map(from_wire).collect())
+    }
+}
+
+pub(super) fn to_wire(member: Member) -> pb::PeerMember {
+    pb::PeerMember {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_ur_ls,
+        client_urls: member.client_ur_ls,
+        is_learner: member.is_learner,
+    }
+}
+
+fn from_wire(member: pb::PeerMember) -> Member {
+    Member {
+        id: member.id,
+        name: member.name,
+        peer_ur_ls: member.peer_urls,
+        client_ur_ls: member.client_urls,
+        is_learner: member.is_learner,
+    }
+}

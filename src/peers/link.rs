@@ -1,0 +1,236 @@
+//! One link: connects, streams what its queue brings, and begins anew when the stream breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_removed};
+use crate::consensus::Handle;
+use crate::ids::MemberId;
+use crate::wire::peer as pb;
+use crate::wire::peer::peer_client::PeerClient;
+
+/// Batches that wait for the link, and their bytes.
+const MAX_QUEUED_BATCHES: usize = 1024;
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// Batches that the connection has taken and not sent.
+const MAX_BATCHES_UNDER_WAY: usize = 8;
+const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
+const MAX_BACK_OFF: Duration = Duration::from_secs(1);
+/// How often a batch is to be echoed, and how long that may take.
+const ECHO_INTERVAL: Duration = Duration::from_secs(1);
+const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The two ends of a link's queue know how much is in it.
+#[derive(Clone)]
+pub(super) struct Queue {
+    sender: mpsc::Sender<Vec<pb::RaftMessage>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// `false` when there is no room: the messages are lost.
+    pub fn push(&self, messages: Vec<pb::RaftMessage>) -> bool {
+        let bytes = bytes_of(&messages);
+        if self.bytes.load(Ordering::Relaxed) + bytes > MAX_QUEUED_BYTES {
+            return false;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let sent = self.sender.try_send(messages).is_ok();
+        if !sent {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        sent
+    }
+}
+
+fn bytes_of(messages: &[pb::RaftMessage]) -> usize {
+    let entries = messages.iter().flat_map(|message| &message.entries);
+    entries.map(|entry| entry.data.len()).sum::<usize>() + 64 * messages.len()
+}
+
+/// A member and the way to it. Ends when it is dropped.
+pub(super) struct Link {
+    urls: Vec<String>,
+    queue: Queue,
+    channel: Arc<Mutex<Channel>>,
+    connected_since: Arc<Mutex<Option<Instant>>>,
+    task: AbortHandle,
+}
+
+impl Link {
+    /// `None` when there is no URL that can be connected to.
+    pub fn begin(peers: &Peers, consensus: &Handle, member: MemberId, urls: &[String]) -> Option<Self> {
+        let endpoints: Vec<_> = urls.iter().filter_map(|url| endpoint(url).ok()).collect();
+        let _runtime = peers.0.runtime.enter();
+        let channels: Vec<Channel> = endpoints.iter().map(tonic::transport::Endpoint::connect_lazy).collect();
+        let channel = Arc::new(Mutex::new(channels.first()?.clone()));
+        let (sender, messages) = mpsc::channel(MAX_QUEUED_BATCHES);
+        let queue = Queue { sender, bytes: Arc::default() };
+        let connected_since = Arc::new(Mutex::new(None));
+        let runner = Runner {
+            peers: peers.clone(),
+            consensus: consensus.clone(),
+            member,
+            channels,
+            messages,
+            bytes: queue.bytes.clone(),
+            current: channel.clone(),
+            connected_since: connected_since.clone(),
+        };
+        let task = peers.0.runtime.spawn(runner.run()).abort_handle();
+        Some(Self { urls: urls.to_vec(), queue, channel, connected_since, task })
+    }
+
+    pub fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    pub fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    /// Of the address that was last of use.
+    pub fn channel(&self) -> Channel {
+        self.channel.lock().clone()
+    }
+
+    pub fn connected_since(&self) -> Option<Instant> {
+        *self.connected_since.lock()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Runner {
+    peers: Peers,
+    consensus: Handle,
+    member: MemberId,
+    /// One for each of the member's URLs, tried in turn.
+    channels: Vec<Channel>,
+    messages: mpsc::Receiver<Vec<pb::RaftMessage>>,
+    bytes: Arc<AtomicUsize>,
+    current: Arc<Mutex<Channel>>,
+    connected_since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut back_off = FIRST_BACK_OFF;
+        let mut told = false;
+        for turn in 0.. {
+            let channel = self.channels[turn % self.channels.len()].clone();
+            *self.current.lock() = channel.clone();
+            let ended = self.stream(channel).await;
+            let was_connected = self.connected_since.lock().take().is_some();
+            if was_connected {
+                (told, back_off) = (false, FIRST_BACK_OFF);
+                self.count_connection(false);
+            }
+            self.consensus.unreachable(self.member);
+            let Err(status) = ended else { return };
+            if says_removed(&status) {
+                tracing::error!("{}", status.message());
+                self.peers.0.removed.send_replace(true);
+            }
+            if !told {
+                tracing::warn!(peer = %format!("{:x}", self.member.0), error = status.message(), "a member cannot be reached");
+                told = true;
+            }
+            tokio::time::sleep(back_off).await;
+            back_off = (back_off * 2).min(MAX_BACK_OFF);
+        }
+    }
+
+    /// Streams until the stream breaks; `Ok` when nothing more will come.
+    async fn stream(&mut self, channel: Channel) -> Result<(), Status> {
+        let (batches, receiver) = mpsc::channel(MAX_BATCHES_UNDER_WAY);
+        let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let request = self.peers.request(self.member, ReceiverStream::new(receiver));
+        let mut echoes = client.messages(request).await?.into_inner();
+        tracing::info!(peer = %format!("{:x}", self.member.0), "connected to a member");
+        *self.connected_since.lock() = Some(Instant::now());
+        self.count_connection(true);
+        // What waited for a connection is old by now.
+        while let Ok(old) = self.messages.try_recv() {
+            self.bytes.fetch_sub(bytes_of(&old), Ordering::Relaxed);
+        }
+        let mut pings = tokio::time::interval(ECHO_INTERVAL);
+        let mut echoed = Instant::now();
+        loop {
+            let batch = tokio::select! {
+                messages = self.messages.recv() => match messages {
+                    Some(messages) => self.batch(messages),
+                    None => return Ok(()),
+                },
+                echo = echoes.message() => {
+                    echoed = Instant::now();
+                    self.take_echo(echo?, &mut echoes)?;
+                    continue;
+                }
+                _ = pings.tick() => {
+                    if echoed.elapsed() > ECHO_TIMEOUT {
+                        return Err(Status::unavailable("it does not answer"));
+                    }
+                    pb::MessageBatch { messages: Vec::new(), sent_at: microseconds() }
+                }
+            };
+            let sent = batches.send_timeout(batch, ECHO_TIMEOUT).await;
+            sent.map_err(|_full| Status::unavailable("it takes no more messages"))?;
+        }
+    }
+
+    /// With everything that waits.
+    fn batch(&mut self, mut messages: Vec<pb::RaftMessage>) -> pb::MessageBatch {
+        let mut bytes = bytes_of(&messages);
+        while bytes < 1 << 20
+            && let Ok(more) = self.messages.try_recv()
+        {
+            bytes += bytes_of(&more);
+            messages.extend(more);
+        }
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let to = format!("{:x}", self.member.0);
+        self.peers.0.metrics.peer_sent_bytes.with_label_values(&[&to]).inc_by(bytes as u64);
+        pb::MessageBatch { messages, sent_at: 0 }
+    }
+
+    fn take_echo(&self, echo: Option<pb::Echo>, _echoes: &mut Streaming<pb::Echo>) -> Result<(), Status> {
+        let Some(echo) = echo else {
+            return Err(Status::unavailable("it ended the stream"));
+        };
+        let took = microseconds().saturating_sub(echo.sent_at);
+        let to = format!("{:x}", self.member.0);
+        let seconds = self.peers.0.metrics.peer_round_trip_seconds.with_label_values(&[&to]);
+        seconds.observe(Duration::from_micros(took).as_secs_f64());
+        Ok(())
+    }
+
+    fn count_connection(&self, is_up: bool) {
+        let metrics = &self.peers.0.metrics;
+        let (local, remote) = (format!("{:x}", self.peers.0.member.0), format!("{:x}", self.member.0));
+        let labels: [&str; 2] = [&local, &remote];
+        if is_up {
+            metrics.active_peers.with_label_values(&labels).set(1);
+        } else {
+            metrics.active_peers.with_label_values(&labels).set(0);
+            metrics.disconnected_peers.with_label_values(&labels).inc();
+        }
+    }
+}
+
+fn microseconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}

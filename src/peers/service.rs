@@ -1,0 +1,195 @@
+//! What peers send: checked against who they say they are, then handed to consensus or to the leader's services.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::ask::to_wire;
+use super::{CLUSTER, FROM, Peers, REMOVED, TO};
+use crate::command::MemberChange;
+use crate::consensus::{Handle, Message, from_wire};
+use crate::ids::{LeaseId, MemberId};
+use crate::members::Members;
+use crate::snapshot::Importer;
+use crate::wire::etcdserverpb::Member;
+use crate::wire::peer as pb;
+use crate::wire::peer::peer_server::Peer;
+
+/// Echoes that the peer has not taken; it can do without one.
+const MAX_QUEUED_ECHOES: usize = 8;
+
+/// What the leader does for other members' clients. Errors are for the clients.
+#[tonic::async_trait]
+pub trait Leader: Send + Sync + 'static {
+    /// Seconds; 0 when there is no such lease.
+    async fn renew_lease(&self, id: LeaseId) -> Result<i64, Status>;
+
+    async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<pb::PeerTimeToLiveReply, Status>;
+
+    /// Who belongs to the cluster then.
+    async fn change_members(&self, change: MemberChange) -> Result<Vec<Member>, Status>;
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerService {
+    pub peers: Peers,
+    pub consensus: Handle,
+    pub members: Members,
+    pub importer: Importer,
+    pub leader: Arc<dyn Leader>,
+}
+
+impl PeerService {
+    /// Who calls.
+    fn caller(&self, metadata: &MetadataMap) -> Result<MemberId, Status> {
+        let id = |key: &str| {
+            let text = metadata.get(key).and_then(|value| value.to_str().ok());
+            text.and_then(|text| u64::from_str_radix(text, 16).ok())
+                .ok_or_else(|| Status::invalid_argument(format!("{key} is missing or no id")))
+        };
+        let (cluster, from, to) = (id(CLUSTER)?, MemberId(id(FROM)?), MemberId(id(TO)?));
+        if cluster != self.peers.0.cluster.0 {
+            let own = self.peers.0.cluster.0;
+            tracing::warn!(
+                from = %format!("{:x}", from.0),
+                theirs = %format!("{cluster:x}"),
+                ours = %format!("{own:x}"),
+                "refused a member of another cluster: cluster ID mismatch"
+            );
+            return Err(Status::failed_precondition("cluster ID mismatch"));
+        }
+        if to != self.peers.0.member {
+            let own = self.peers.0.member.0;
+            tracing::warn!(
+                from = %format!("{:x}", from.0),
+                wanted = %format!("{:x}", to.0),
+                ours = %format!("{own:x}"),
+                "refused a member that wants another one here: member ID mismatch"
+            );
+            return Err(Status::failed_precondition("member ID mismatch"));
+        }
+        if self.members.now().is_removed(from) {
+            return Err(Status::permission_denied(REMOVED));
+        }
+        Ok(from)
+    }
+
+    /// Hands on what a batch holds; messages that are none, or somebody else's, are dropped.
+    fn take(&self, from: MemberId, batch: pb::MessageBatch) {
+        let metrics = &self.peers.0.metrics;
+        let label = format!("{:x}", from.0);
+        let bytes = batch.encoded_len() as u64;
+        metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes);
+        let mut messages: Vec<Message> = Vec::with_capacity(batch.messages.len());
+        for message in batch.messages {
+            // What a follower sends on for another has no sender yet.
+            let is_theirs = message.from == from.0;
+            match from_wire(message) {
+                Ok(message) if is_theirs => messages.push(message),
+                Ok(_) => {
+                    tracing::warn!(from = label, "a member sends a message in another's name");
+                    metrics.peer_received_failures.with_label_values(&[&label]).inc();
+                }
+                Err(error) => {
+                    tracing::warn!(from = label, %error, "a message of a member cannot be taken");
+                    metrics.peer_received_failures.with_label_values(&[&label]).inc();
+                }
+            }
+        }
+        if !messages.is_empty() {
+            self.consensus.receive(messages);
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type MessagesStream = Pin<Box<dyn Stream<Item = Result<pb::Echo, Status>> + Send>>;
+
+    async fn messages(
+        &self,
+        request: Request<Streaming<pb::MessageBatch>>,
+    ) -> Result<Response<Self::MessagesStream>, Status> {
+        let from = self.caller(request.metadata())?;
+        let mut batches = request.into_inner();
+        let (echoes, receiver) = mpsc::channel(MAX_QUEUED_ECHOES);
+        let service = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let batch = match batches.message().await {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => return,
+                    Err(status) => {
+                        tracing::debug!(from = %format!("{:x}", from.0), %status, "a peer's stream broke");
+                        return;
+                    }
+                };
+                if service.members.now().is_removed(from) {
+                    drop(echoes.try_send(Err(Status::permission_denied(REMOVED))));
+                    return;
+                }
+                if batch.sent_at != 0 {
+                    drop(echoes.try_send(Ok(pb::Echo { sent_at: batch.sent_at })));
+                }
+                service.take(from, batch);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotPiece>>,
+    ) -> Result<Response<pb::SnapshotReply>, Status> {
+        let from = self.caller(request.metadata())?;
+        self.receive_state(from, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn members(
+        &self,
+        _request: Request<pb::MembersRequest>,
+    ) -> Result<Response<pb::MembersReply>, Status> {
+        let members = self.members.now();
+        Ok(Response::new(pb::MembersReply {
+            cluster_id: self.peers.0.cluster.0,
+            members: members.list().into_iter().map(to_wire).collect(),
+            removed: members.removed().map(|id| id.0).collect(),
+        }))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<pb::ChangeMembersReply>, Status> {
+        self.caller(request.metadata())?;
+        let change = MemberChange::decode(request.into_inner().change)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let members = self.leader.change_members(change).await?;
+        Ok(Response::new(pb::ChangeMembersReply { members: members.into_iter().map(to_wire).collect() }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<pb::RenewLeaseRequest>,
+    ) -> Result<Response<pb::RenewLeaseReply>, Status> {
+        self.caller(request.metadata())?;
+        let ttl = self.leader.renew_lease(LeaseId(request.into_inner().id)).await?;
+        Ok(Response::new(pb::RenewLeaseReply { ttl }))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::PeerTimeToLiveRequest>,
+    ) -> Result<Response<pb::PeerTimeToLiveReply>, Status> {
+        self.caller(request.metadata())?;
+        let pb::PeerTimeToLiveRequest { id, keys } = request.into_inner();
+        Ok(Response::new(self.leader.time_to_live(LeaseId(id), keys).await?))
+    }
+}
