@@ -105,6 +105,38 @@ fn records(random: &mut SmallRng) -> Vec<u8> {
     all
 }
 
+/// A small state, with what its trailer says of it.
+fn honest(rows: u64, changes: u64, lie: u32) -> Vec<u8> {
+    let numbers = [9_i64, 2, 3, -1, 0].map(i64::to_le_bytes).concat();
+    let mut all = record(1, &[&b"decklog state"[..], &1_u32.to_le_bytes(), &numbers].concat());
+    let key = b"revision";
+    let length = u32::try_from(key.len()).expect("small").to_le_bytes();
+    all.extend(record(2, &[&[0][..], &length, key, &3_i64.to_be_bytes()].concat()));
+    for main in 2..=3 {
+        let change = stored(main);
+        all.extend(record(3, &[&main.to_le_bytes()[..], &[0; 5], &change.pair].concat()));
+    }
+    let (bytes, sum) = (all.len() as u64, crc32c::crc32c(&all) ^ lie);
+    let trailer = [&rows.to_le_bytes()[..], &changes.to_le_bytes(), &bytes.to_le_bytes(), &sum.to_le_bytes()];
+    all.extend(record(4, &trailer.concat()));
+    all
+}
+
+/// Each of these checks alone: behind the others they are seldom the one that refuses.
+#[test]
+fn a_trailer_that_lies_and_a_piece_with_another_number_are_refused() {
+    let _turn = turn();
+    receive(&[piece(0, &honest(1, 2, 0))]).expect("it is a state");
+    let refuse = |pieces: &[Bytes], what: &str| {
+        let refused = receive(pieces).expect_err(what);
+        assert!(refused.to_string().contains(what), "{refused}");
+    };
+    for lies in [honest(2, 2, 0), honest(1, 3, 0), honest(1, 2, 1)] {
+        refuse(&[piece(0, &lies)], "trailer");
+    }
+    refuse(&[piece(1, &honest(1, 2, 0))], "in the place of piece 0");
+}
+
 fn receive(pieces: &[Bytes]) -> Result<(), Error> {
     let store = Arc::new(MemoryStore::new());
     let into = store.clone();

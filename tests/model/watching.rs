@@ -247,6 +247,8 @@ impl Run {
         while !self.untold.is_empty() {
             self.tell();
         }
+        // Now and then nothing comes behind it that could wake the hub.
+        self.install();
         self.settle();
         for client in &mut self.clients {
             client.nothing_is_missing(&self.naive);
