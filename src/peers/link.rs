@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
 
 use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_removed};
 use crate::consensus::Handle;
@@ -176,7 +176,7 @@ impl Runner {
                 },
                 echo = echoes.message() => {
                     echoed = Instant::now();
-                    self.take_echo(echo?, &mut echoes)?;
+                    self.take_echo(echo?)?;
                     continue;
                 }
                 _ = pings.tick() => {
@@ -206,7 +206,7 @@ impl Runner {
         pb::MessageBatch { messages, sent_at: 0 }
     }
 
-    fn take_echo(&self, echo: Option<pb::Echo>, _echoes: &mut Streaming<pb::Echo>) -> Result<(), Status> {
+    fn take_echo(&self, echo: Option<pb::Echo>) -> Result<(), Status> {
         let Some(echo) = echo else {
             return Err(Status::unavailable("it ended the stream"));
         };

@@ -89,7 +89,6 @@ impl PeerService {
         metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes);
         let mut messages: Vec<Message> = Vec::with_capacity(batch.messages.len());
         for message in batch.messages {
-            // What a follower sends on for another has no sender yet.
             let is_theirs = message.from == from.0;
             match from_wire(message) {
                 Ok(message) if is_theirs => messages.push(message),
