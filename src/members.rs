@@ -278,6 +278,8 @@ mod tests {
         assert_eq!(apply(Change::Add(member(1, "http://c:1", false))), Err(Rejection::MemberExists));
         assert_eq!(apply(Change::Add(member(3, "http://a:1", false))), Err(Rejection::PeerUrlsExist));
         assert_eq!(apply(Change::Add(member(3, "http://c:1", true))), Ok(()));
+        assert_eq!(apply(Change::Add(member(4, "http://c:1", true))), Err(Rejection::PeerUrlsExist));
+        assert_eq!(apply(Change::Add(member(4, "http://e:1", true))), Err(Rejection::TooManyLearners));
         assert_eq!(apply(Change::Promote(2)), Err(Rejection::MemberNotLearner));
         assert_eq!(apply(Change::Promote(9)), Err(Rejection::MemberNotFound));
         assert_eq!(apply(Change::Promote(3)), Ok(()));

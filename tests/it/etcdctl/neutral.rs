@@ -92,11 +92,11 @@ fn in_order(lines: impl Iterator<Item = String>) -> Vec<String> {
                 members.sort_unstable();
                 format!("{MEMBERS}{}\"\n", members.join(","))
             }
-            // etcdctl pads the id of a change to 16 digits.
-            None => match line.strip_prefix("Member ") {
-                Some(rest) => format!("Member {}", rest.trim_start()),
-                None => line,
-            },
+            // etcdctl pads the ids of a change to 16 digits.
+            None if line.starts_with("Member ") => {
+                line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n"
+            }
+            None => line,
         })
         .collect();
     let is_row = |line: &String| line.starts_with('<') && line.contains("started, ");
