@@ -210,6 +210,10 @@ fn members_at_the_same_entry_send_the_same_bytes() {
 fn pieces_that_are_not_what_was_sent_are_refused_and_nothing_is_left() {
     for seed in crate::runs(10) {
         let (mut rig, mut programs) = lived(seed);
+        // More than one piece, whatever was compacted.
+        lift_alarms(&mut rig);
+        rig.apply((0..5).map(large_put).collect());
+        rig.publish();
         let sent = pieces(&mut rig);
         assert!(sent.len() > 1);
         let (mut others, _) = lived(seed.wrapping_add(1));
