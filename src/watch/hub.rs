@@ -162,7 +162,8 @@ impl Hub {
                 self.push(stream, Queued { answer, _place: place });
             }
             Command::Cancel(id) => {
-                if self.remove(stream, id) {
+                let had_ended = self.streams.get_mut(&stream).is_some_and(|owner| owner.ended.remove(&id));
+                if had_ended || self.remove(stream, id) {
                     let answer = Answer::Canceled { id, revision: self.reader.revision() };
                     self.push(stream, Queued { answer, _place: place });
                 }
@@ -225,12 +226,12 @@ impl Hub {
             return refuse(Refusal::EmptyRange);
         };
         let id = if create.id == 0 {
-            while owner.watchers.contains_key(&owner.next_id) {
+            while owner.is_taken(owner.next_id) {
                 owner.next_id += 1;
             }
             owner.next_id += 1;
             owner.next_id - 1
-        } else if owner.watchers.contains_key(&create.id) {
+        } else if owner.is_taken(create.id) {
             return refuse(Refusal::DuplicateId);
         } else {
             create.id

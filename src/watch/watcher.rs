@@ -1,6 +1,6 @@
 //! One watcher and one stream, as the hub holds them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,8 +59,13 @@ impl Watcher {
     }
 }
 
+/// Ids of ended watchers that a stream keeps.
+const MAX_ENDED: usize = 1 << 16;
+
 pub(super) struct Stream {
     pub watchers: BTreeMap<i64, WatcherId>,
+    /// Ids of watchers that a compaction has ended. As in etcd they are taken until their client cancels them, too.
+    pub ended: BTreeSet<i64>,
     pub next_id: i64,
     sender: Sender<Vec<Queued>>,
     /// Answers to requests, for which the queue had no room; their number is bounded by the places of requests
@@ -74,7 +79,19 @@ pub(super) struct Stream {
 impl Stream {
     pub fn new(sender: Sender<Vec<Queued>>, queued_bytes: Arc<AtomicUsize>, courier: Courier) -> Self {
         let (watchers, pending) = (BTreeMap::new(), VecDeque::new());
-        Self { watchers, next_id: 0, sender, pending, queued_bytes, courier }
+        Self { watchers, ended: BTreeSet::new(), next_id: 0, sender, pending, queued_bytes, courier }
+    }
+
+    pub fn is_taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.ended.contains(&id)
+    }
+
+    /// A compaction has ended this watcher. Of a client that never cancels the oldest are forgotten.
+    pub fn ended(&mut self, id: i64) {
+        self.ended.insert(id);
+        if self.ended.len() > MAX_ENDED {
+            self.ended.pop_first();
+        }
     }
 
     pub fn has_pending(&self) -> bool {

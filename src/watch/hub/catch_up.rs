@@ -78,6 +78,9 @@ impl Hub {
             };
             let (stream, id) = (watcher.stream, watcher.id);
             self.remove(stream, id);
+            if let Some(owner) = self.streams.get_mut(&stream) {
+                owner.ended(id);
+            }
             self.push(stream, Queued { answer: Answer::Compacted { id, compacted }, _place: None });
         }
     }

@@ -83,3 +83,37 @@ fn a_batch_that_was_read_from_the_store_is_not_told_again() {
     hub.batch(&batch(put(&mut keyspace))).expect("delivered");
     assert_eq!(revisions(&mut hub, &mut answers), [2, 3]);
 }
+
+/// Found by a random program beside etcd.
+#[test]
+fn the_id_of_a_watcher_that_a_compaction_ended_is_taken_until_it_is_canceled() {
+    let (mut keyspace, mut hub, mut answers) = watched();
+    (0..4).for_each(|_| drop(put(&mut keyspace)));
+    keyspace.compact(4).expect("compacted");
+    keyspace.publish();
+    hub.missed_changes();
+    let create = |start_revision| {
+        let everything = Bytes::from_static(&[0]);
+        let (key, range_end) = (everything.clone(), everything);
+        Command::Create(WatchCreate { key, range_end, start_revision, id: 5, wants: Wants::default() })
+    };
+    request(&mut hub, create(2));
+    while hub.can_catch_up() {
+        hub.catch_up().expect("read");
+    }
+    for command in [create(0), Command::Cancel(5), create(0)] {
+        request(&mut hub, command);
+    }
+    hub.send();
+    let mut told = Vec::new();
+    while let Ok(queued) = answers.try_recv() {
+        told.extend(queued.iter().filter_map(|queued| match &queued.answer {
+            Answer::Created { id: 5, .. } => Some("created"),
+            Answer::Compacted { id: 5, .. } => Some("compacted"),
+            Answer::Refused { reason: Refusal::DuplicateId, .. } => Some("taken"),
+            Answer::Canceled { id: 5, .. } => Some("canceled"),
+            _ => None,
+        }));
+    }
+    assert_eq!(told, ["created", "compacted", "taken", "canceled", "created"]);
+}
