@@ -1,6 +1,6 @@
 //! One client's stream: what it asked for, and whether the answers are right.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -64,6 +64,8 @@ pub struct Client {
     progress_asked: VecDeque<i64>,
     progress_told: bool,
     watchers: BTreeMap<i64, Living>,
+    /// Ended by a compaction: their ids are taken until they are canceled, too.
+    ended: BTreeSet<i64>,
     next_id: i64,
     pub unexpectedly_compacted: u64,
 }
@@ -86,6 +88,7 @@ impl Client {
             progress_asked: VecDeque::new(),
             progress_told: false,
             watchers: BTreeMap::new(),
+            ended: BTreeSet::new(),
             next_id: 0,
             unexpectedly_compacted: 0,
         })
@@ -153,7 +156,7 @@ impl Client {
         match answer {
             Answer::Created { id, revision } => {
                 let create = self.next_create();
-                assert_eq!(refusal(&create, &self.watchers), None);
+                assert_eq!(refusal(&create, &self.watchers, &self.ended), None);
                 assert_eq!(id, self.next_id_of(&create));
                 let watcher = Watcher::new(&create, revision.0);
                 let born_behind = watcher.start <= revision.0;
@@ -162,19 +165,21 @@ impl Client {
             }
             Answer::Refused { reason, revision } => {
                 let create = self.next_create();
-                assert_eq!(refusal(&create, &self.watchers), Some(reason));
+                assert_eq!(refusal(&create, &self.watchers, &self.ended), Some(reason));
                 assert!(revision.0 <= naive.revision());
                 met.refused += 1;
             }
             Answer::Canceled { id, revision } => {
                 self.answered_cancel(id);
-                assert!(self.watchers.remove(&id).is_some(), "{id} was not there");
+                let was_there = self.watchers.remove(&id).is_some() || self.ended.remove(&id);
+                assert!(was_there, "{id} was not there");
                 assert!(revision.0 <= naive.revision());
                 met.canceled += 1;
             }
             Answer::Compacted { id, compacted } => {
                 let living = self.watchers.remove(&id).unwrap_or_else(|| panic!("{id} was not there"));
                 living.watcher.compacted(naive, compacted.0);
+                self.ended.insert(id);
                 self.unexpectedly_compacted += u64::from(!living.born_behind);
                 met.compacted += 1;
             }
@@ -234,7 +239,7 @@ impl Client {
         if create.id != 0 {
             return create.id;
         }
-        while self.watchers.contains_key(&self.next_id) {
+        while self.watchers.contains_key(&self.next_id) || self.ended.contains(&self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
@@ -281,7 +286,7 @@ impl Client {
     }
 }
 
-fn refusal(create: &WatchCreate, watchers: &BTreeMap<i64, Living>) -> Option<Refusal> {
+fn refusal(create: &WatchCreate, watchers: &BTreeMap<i64, Living>, ended: &BTreeSet<i64>) -> Option<Refusal> {
     let (from, end) = (key_of(create), &create.range_end);
     if create.start_revision < 0 {
         return Some(Refusal::NegativeStart);
@@ -289,7 +294,8 @@ fn refusal(create: &WatchCreate, watchers: &BTreeMap<i64, Living>) -> Option<Ref
     if !end.is_empty() && end.as_ref() != [0] && from >= *end {
         return Some(Refusal::EmptyRange);
     }
-    (create.id != 0 && watchers.contains_key(&create.id)).then_some(Refusal::DuplicateId)
+    let is_taken = watchers.contains_key(&create.id) || ended.contains(&create.id);
+    (create.id != 0 && is_taken).then_some(Refusal::DuplicateId)
 }
 
 fn random_create(naive: &Naive, programs: &mut Programs) -> WatchCreate {

@@ -175,6 +175,15 @@ impl World {
     }
 
     fn load(&mut self) {
+        if self.now > FAULTY_UNITS && self.now.is_multiple_of(5 * TICK) {
+            // Stores go on when all is quiet: a state that has come makes room for the next.
+            for place in 0..self.machines.len() {
+                let persisted = self.machines[place].life.as_mut().map(|life| life.persist(usize::MAX));
+                if persisted.is_some_and(|persisted| persisted.is_err()) {
+                    self.crash(place);
+                }
+            }
+        }
         if self.now > FAULTY_UNITS || !self.random.random_ratio(1, 8) {
             return;
         }
@@ -340,7 +349,8 @@ impl World {
         let arrived = !is_lost && self.awake(to).is_some_and(|life| life.receive_state(state));
         self.met.states_arrived += u64::from(arrived);
         self.run_machine(to);
-        if let Some(life) = self.awake(from) {
+        // One that is paused hears of it afterwards.
+        if let Some(life) = &mut self.machines[from].life {
             life.node.state_sent(MemberId(state.message.to), arrived);
             self.run_machine(from);
         }
