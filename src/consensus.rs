@@ -55,9 +55,6 @@ pub enum ConsensusError {
     /// The leader was lost while the request was on its way.
     #[error("request timed out, possibly due to previous leader failure")]
     TimeoutLeaderFailed,
-    /// The leader, or the quorum of the one that leads, was not connected all the time.
-    #[error("request timed out, possibly due to connection lost")]
-    TimeoutConnectionLost,
     #[error("server stopped")]
     Stopped,
     /// The disk is full: the log took nothing of it.
@@ -68,7 +65,7 @@ pub enum ConsensusError {
 impl ConsensusError {
     /// Its time was over.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout | Self::TimeoutLeaderFailed | Self::TimeoutConnectionLost)
+        matches!(self, Self::Timeout | Self::TimeoutLeaderFailed)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::{Config, InitialMember, Url};
 use crate::ids::{ClusterId, MemberId};
 use crate::storage::disk::make_directory;
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const IDENTITY: &str = "decklog.json";
 const LOCK: &str = "lock";
 /// The identity before it is whole.
@@ -39,6 +39,11 @@ pub enum Error {
         "{path} has the format {found}, and this version knows {FORMAT}: use the version of Decklog that wrote it"
     )]
     Format { path: String, found: u64 },
+    #[error(
+        "the raft log in {path} is gone, and with it this member's votes and what it acknowledged; restore it, or, in a \
+         cluster, remove the member and add it anew with an empty --data-dir"
+    )]
+    LogGone { path: String },
     #[error("the data directory {path} was emptied while it was opened; start again")]
     Vanished { path: String },
     #[error("the log directory {path} holds files, but the data directory is new; choose an empty --wal-dir")]
@@ -54,6 +59,8 @@ pub struct FirstStart {
     /// more.
     pub members: Vec<InitialMember>,
     pub joins: bool,
+    /// Its log has been made, and may hold a vote: a directory without it has lost it.
+    pub has_log: bool,
 }
 
 /// A directory that is ours for as long as this is held.
@@ -61,10 +68,7 @@ pub struct FirstStart {
 pub struct DataDir {
     root: PathBuf,
     log: PathBuf,
-    member: MemberId,
-    cluster: ClusterId,
-    members: Vec<InitialMember>,
-    joined: bool,
+    first: FirstStart,
     /// Holds the lock.
     _lock: File,
 }
@@ -84,7 +88,7 @@ impl DataDir {
         }
         let lock = lock(&root)?;
         let log = config.wal_dir.clone().unwrap_or_else(|| root.join("wal"));
-        let FirstStart { member, cluster, members, joins: joined } = if identity.exists() {
+        let first = if identity.exists() {
             read_identity(&identity)?
         } else {
             let path = root.display().to_string();
@@ -96,25 +100,41 @@ impl DataDir {
             first
         };
         warn_if_open(&root);
-        Ok(Self { root, log, member, cluster, members, joined, _lock: lock })
+        if first.has_log && !has_segments(&log) {
+            return Err(Error::LogGone { path: log.display().to_string() });
+        }
+        Ok(Self { root, log, first, _lock: lock })
+    }
+
+    /// Notes that the log has been made: from here on it must be there.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn log_made(&mut self) -> Result<(), Error> {
+        if self.first.has_log {
+            return Ok(());
+        }
+        self.first.has_log = true;
+        let path = self.root.display().to_string();
+        write_identity(&self.root, &self.first).map_err(|source| Error::Io { path, source })
     }
 
     pub fn member(&self) -> MemberId {
-        self.member
+        self.first.member
     }
 
     pub fn cluster(&self) -> ClusterId {
-        self.cluster
+        self.first.cluster
     }
 
     /// The members that the cluster began with; `None` for a member that joined.
     pub fn initial(&self) -> Option<&[InitialMember]> {
-        (!self.joined).then_some(&*self.members)
+        (!self.first.joins).then_some(&*self.first.members)
     }
 
     /// Those whom a member that joined found then.
     pub fn found(&self) -> &[InitialMember] {
-        if self.joined { &self.members } else { &[] }
+        if self.first.joins { &self.first.members } else { &[] }
     }
 
     /// Where the raft log stands.
@@ -191,25 +211,26 @@ fn read_identity(path: &Path) -> Result<FirstStart, Error> {
             .ok_or_else(|| damaged(format!("its {field} is no id")))
     };
     let (member, cluster) = (MemberId(id("member")?), ClusterId(id("cluster")?));
-    let (members, joined) = (&value["members"], &value["joined"]);
-    if id("checksum")? != u64::from(checksum(member, cluster, members, joined)) {
+    let (members, joined, log) = (&value["members"], &value["joined"], &value["log"]);
+    if id("checksum")? != u64::from(checksum((member, cluster), members, joined, log)) {
         return Err(damaged("its checksum is wrong".to_owned()));
     }
-    let (Some(members), Some(joins)) = (initial_members(members), joined.as_bool()) else {
+    let fields = (initial_members(members), joined.as_bool(), log.as_bool());
+    let (Some(members), Some(joins), Some(has_log)) = fields else {
         return Err(damaged("its members are none".to_owned()));
     };
-    Ok(FirstStart { member, cluster, members, joins })
+    Ok(FirstStart { member, cluster, members, joins, has_log })
 }
 
 /// Of all of it: another member's id would be as good as ours, and wrong.
 fn checksum(
-    member: MemberId,
-    cluster: ClusterId,
+    (member, cluster): (MemberId, ClusterId),
     members: &serde_json::Value,
     joined: &serde_json::Value,
+    log: &serde_json::Value,
 ) -> u32 {
     let ids = crc32c::crc32c_append(crc32c::crc32c(&member.0.to_be_bytes()), &cluster.0.to_be_bytes());
-    crc32c::crc32c_append(ids, format!("{members}{joined}").as_bytes())
+    crc32c::crc32c_append(ids, format!("{members}{joined}{log}").as_bytes())
 }
 
 fn initial_members(value: &serde_json::Value) -> Option<Vec<InitialMember>> {
@@ -232,16 +253,23 @@ fn initial_json(members: &[InitialMember]) -> serde_json::Value {
     members.iter().map(member).collect()
 }
 
+/// What cannot be looked at is told by who opens it.
+fn has_segments(log: &Path) -> bool {
+    let is_segment = |entry: fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "wal");
+    log.read_dir().is_ok_and(|entries| entries.flatten().any(is_segment))
+}
+
 fn write_identity(root: &Path, first: &FirstStart) -> io::Result<()> {
-    let FirstStart { member, cluster, members, joins } = first;
-    let (members, joined) = (initial_json(members), serde_json::Value::from(*joins));
+    let FirstStart { member, cluster, members, joins, has_log } = first;
+    let (members, joined, log) = (initial_json(members), (*joins).into(), (*has_log).into());
     let text = serde_json::json!({
         "format": FORMAT,
         "member": format!("{:016x}", member.0),
         "cluster": format!("{:016x}", cluster.0),
-        "checksum": format!("{:08x}", checksum(*member, *cluster, &members, &joined)),
+        "checksum": format!("{:08x}", checksum((*member, *cluster), &members, &joined, &log)),
         "members": members,
         "joined": joined,
+        "log": log,
     });
     let temporary = root.join(LOCK_NEW);
     let mut file = File::create(&temporary)?;

@@ -82,7 +82,7 @@ struct Report {
 
 impl Report {
     fn directory(&mut self, options: &Options) -> Result<(), Error> {
-        let FirstStart { member, cluster, members, joins } = datadir::identity(&options.directory)?;
+        let FirstStart { member, cluster, members, joins, .. } = datadir::identity(&options.directory)?;
         writeln!(self.text, "member {:016x}, cluster {:016x}", member.0, cluster.0)?;
         let how = if joins { "joined" } else { "began with" };
         for first in members {
@@ -121,6 +121,9 @@ impl Report {
             }
             Inspected::Batch { segment, offset, hard_state, entries: found } => {
                 let span = match (found.first(), found.last()) {
+                    (Some(mark), _) if mark.is_mark() => {
+                        format!("the log begins after entry {} of term {}", mark.index, mark.term)
+                    }
                     (Some(first), Some(last)) => format!("entries {} to {}", first.index, last.index),
                     _ => "no entries".to_owned(),
                 };
@@ -130,7 +133,7 @@ impl Report {
                     self.text,
                     "  {segment} at {offset}: term {term}, vote {vote:x}, commit {commit}; {span}, {bytes} bytes"
                 )?;
-                for entry in found.iter().filter(|_| entries) {
+                for entry in found.iter().filter(|entry| entries && !entry.is_mark()) {
                     self.entry(entry)?;
                 }
                 Ok(())

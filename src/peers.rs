@@ -41,8 +41,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(3);
 /// Room of a connection for what its receiver has not taken.
 const WINDOW_BYTES: u32 = 8 << 20;
-/// A batch of messages is at most a bit larger than raft's largest message.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Above what raft puts into a message, and a link into a batch.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// What a message of a peer may have: a command may be as large as `--max-request-bytes` allows.
+pub fn max_message_bytes(max_request_bytes: usize) -> usize {
+    MAX_MESSAGE_BYTES.saturating_add(max_request_bytes)
+}
 
 /// The links. Cheap to clone.
 #[derive(Clone)]

@@ -161,7 +161,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Every RPC for clients: service, method, whether the client streams, whether the server does.
 pub const RPCS: &[(&str, &str, bool, bool)] = include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
 
-pub use generated::{authpb, etcdserverpb, health, log, membershippb, peer, v3electionpb, v3lockpb};
+pub use generated::{
+    authpb, decklog as log, etcdserverpb, health, membershippb, peer, v3electionpb, v3lockpb,
+};
 
 #[expect(clippy::allow_attributes, clippy::too_many_lines, reason = "generated from proto/")]
 mod generated {
@@ -190,7 +192,7 @@ mod generated {
         tonic::include_proto!("grpc.health.v1");
     }
     /// The raft log's entries.
-    pub mod log {
+    pub mod decklog {
         tonic::include_proto!("decklog");
     }
     /// What members say to each other.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::node::{CommittedEntry, Error, Network, Node};
 use super::{
-    ConsensusError, Granted, Handle, Install, Message, Progress, Proposal, ReadReply, ReceivedState,
+    ConsensusError, Handle, Install, Message, MessageType, Progress, Proposal, ReadReply, ReceivedState,
 };
 use crate::courier::Outbox;
 use crate::ids::{LogPosition, MemberId};
@@ -33,8 +33,8 @@ pub enum Event {
     Proposal(Proposal),
     Change(Proposal),
     Read(ReadReply),
-    /// Of one peer, in order.
-    Messages(Vec<Message>),
+    /// Of one peer, in order; with the bytes that they count for in the queue.
+    Messages(Vec<Message>, usize),
     State(Box<ReceivedState>),
     /// A state to be sent is ready.
     Offer(MemberId, LogPosition, Membership),
@@ -202,7 +202,9 @@ impl Loop {
                 self.backlog.push_back(Committed::Entries(step.committed));
             }
             self.hand_on();
-            step.granted.into_iter().for_each(|granted| self.grant(granted));
+            for granted in step.granted {
+                self.progress.grant(granted, &mut self.outbox);
+            }
             self.node.move_on();
         }
         if let Some(member) = self.node.take_wanted_state() {
@@ -212,10 +214,6 @@ impl Loop {
         self.check_reads();
         self.outbox.send();
         Ok(())
-    }
-
-    fn grant(&mut self, granted: Granted) {
-        self.progress.grant(granted, &mut self.outbox);
     }
 
     fn hand_on(&mut self) {
@@ -246,10 +244,9 @@ impl Loop {
                 Event::Change(proposal) if go_on => self.node.propose_change(proposal),
                 Event::Read(reader) if go_on => self.node.read(reader),
                 Event::Proposal(_) | Event::Change(_) | Event::Read(_) => {}
-                Event::Messages(messages) => {
-                    for message in messages {
-                        self.node.receive(message)?;
-                    }
+                Event::Messages(messages, bytes) => {
+                    self.progress.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    self.take_messages(messages)?;
                 }
                 Event::State(received) => self.node.receive_state(*received),
                 Event::Offer(to, position, members) => self.node.offer_state(to, position, &members),
@@ -274,6 +271,18 @@ impl Loop {
             self.node.propose(proposals);
         }
         Ok(go_on)
+    }
+
+    fn take_messages(&mut self, messages: Vec<Message>) -> Result<(), Error> {
+        for message in messages {
+            // As its own clients', so those of other members: the log must not take more.
+            if message.get_msg_type() == MessageType::MsgPropose && self.progress.disk_full() {
+                tracing::debug!(from = message.from, "a proposal finds the disk full");
+                continue;
+            }
+            self.node.receive(message)?;
+        }
+        Ok(())
     }
 
     fn tick_when_due(&mut self) -> Result<(), Error> {
@@ -311,3 +320,6 @@ impl Loop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ use crate::ids::{LogPosition, MemberId};
 use crate::inbox::{Refused, Sender};
 use crate::members::Membership;
 
+/// Bytes of peers' messages that wait for the loop.
+const MAX_QUEUED_MESSAGE_BYTES: usize = 128 << 20;
 /// As in etcd, which then asks its peers again.
 const SLOW_READ: Duration = Duration::from_millis(500);
 
@@ -123,10 +125,14 @@ impl Handle {
         }
     }
 
-    /// Messages of a peer. Those that find no room are lost: raft sends them again.
-    pub fn receive(&self, messages: Vec<Message>) {
-        if let Err(refused) = self.events.try_send(Event::Messages(messages)) {
-            tracing::debug!(%refused, "messages of a peer are dropped");
+    /// Messages of a peer, and their bytes. Those that find no room are lost: raft sends them again.
+    pub fn receive(&self, messages: Vec<Message>, bytes: usize) {
+        let queued = &self.progress.queued_bytes;
+        if queued.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_QUEUED_MESSAGE_BYTES
+            || self.events.try_send(Event::Messages(messages, bytes)).is_err()
+        {
+            queued.fetch_sub(bytes, Ordering::Relaxed);
+            tracing::debug!("messages of a peer are dropped");
         }
     }
 

@@ -161,12 +161,7 @@ impl RaftLog {
 
     /// A state that is ready to be sent to a member.
     pub fn offer(&mut self, to: u64, position: LogPosition, members: &Membership) {
-        let mut snapshot = Snapshot::default();
-        let metadata = snapshot.mut_metadata();
-        metadata.index = position.index.0;
-        metadata.term = position.term.0;
-        metadata.set_conf_state(conf_state(members));
-        self.offer = Some((to, snapshot));
+        self.offer = Some((to, snapshot_of(position, members)));
     }
 
     /// What was offered to a member is on its way, or of no use.
@@ -239,7 +234,7 @@ impl RaftLog {
         self.wal.bytes_written()
     }
 
-    pub fn last(&self) -> u64 {
+    fn last(&self) -> u64 {
         self.base.index.0 + self.entries.len() as u64
     }
 }
@@ -320,6 +315,15 @@ fn to_raft(stored: WalEntry) -> Result<Entry, Error> {
 
 fn size_of(entry: &Entry) -> usize {
     entry.data.len() + entry.context.len() + std::mem::size_of::<Entry>()
+}
+
+/// A state as raft speaks of it.
+pub(super) fn snapshot_of(position: LogPosition, members: &Membership) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (position.index.0, position.term.0);
+    metadata.set_conf_state(conf_state(members));
+    snapshot
 }
 
 fn conf_state(members: &Membership) -> ConfState {

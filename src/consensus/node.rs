@@ -21,8 +21,11 @@ use crate::storage;
 
 /// A round of reads that is not answered for so many ticks is asked again: with a heartbeat of 100 ms as often as in etcd.
 const READ_PATIENCE_TICKS: u64 = 5;
-/// Proposals and reads kept while there is no leader; more are refused.
+/// Proposals and reads kept while there is no leader, and the bytes of the proposals; more are refused.
 const MAX_HELD: usize = 16 * 1024;
+const MAX_HELD_BYTES: usize = 64 << 20;
+/// Messages of up to 1 MiB that a member is sent before it answers.
+const MAX_IN_FLIGHT: usize = 64;
 /// Bytes of entries that are kept for a member that takes in a state.
 const MAX_BYTES_FOR_STATE: usize = 256 << 20;
 /// Bytes of proposals that raft holds before they are committed; more are refused.
@@ -122,7 +125,7 @@ impl Node {
             pre_vote: options.pre_vote,
             check_quorum: true,
             max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 512,
+            max_inflight_msgs: MAX_IN_FLIGHT,
             max_committed_size_per_ready: 16 << 20,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             read_only_option: raft::ReadOnlyOption::Safe,
@@ -247,12 +250,11 @@ impl Node {
                 return Err(Error::LostEntries { told: message.commit, last });
             }
             MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse => message.index <= last,
-            MessageType::MsgAppend => message.entries.iter().all(|entry| {
-                let known = || self.raw.raft.raft_log.term(entry.index);
-                entry.index > committed
-                    || known().is_err()
-                    || known().is_ok_and(|term| term == 0 || term == entry.term)
-            }),
+            MessageType::MsgAppend => {
+                let term_here = |index| self.raw.raft.raft_log.term(index).unwrap_or(0);
+                let is_known = |entry: &&Entry| entry.index <= committed && term_here(entry.index) != 0;
+                message.entries.iter().filter(is_known).all(|entry| term_here(entry.index) == entry.term)
+            }
             _ => true,
         })
     }
@@ -290,10 +292,13 @@ impl Node {
     /// answered here.
     pub fn propose(&mut self, proposals: impl IntoIterator<Item = Proposal>) {
         if !self.can_propose() || !self.held.is_empty() {
+            let mut bytes: usize = self.held.iter().map(|proposal| proposal.command.len()).sum();
             for proposal in proposals {
-                if self.held.len() < MAX_HELD {
+                bytes += proposal.command.len();
+                if self.held.len() < MAX_HELD && bytes <= MAX_HELD_BYTES {
                     self.held.push_back(proposal);
                 } else {
+                    bytes -= proposal.command.len();
                     proposal.fail(&ConsensusError::TooManyRequests);
                 }
             }

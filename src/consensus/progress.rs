@@ -1,7 +1,7 @@
 //! What the stages publish for each other and for the status. Owns those numbers, and the readers that wait for an
 //! entry to be applied.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use crate::courier::Outbox;
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
 
 /// Numbers that the loop, apply and the store publish for each other and for the status. Each has one writer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Progress {
     pub(super) term: AtomicU64,
     pub(super) leader: AtomicU64,
@@ -33,38 +33,12 @@ pub struct Progress {
     pub(super) slow_reads: AtomicU64,
     pub(super) leader_changes: AtomicU64,
     pub(super) log_bytes: AtomicU64,
-    began: Instant,
-    /// Microseconds since the start at which the present leader was first known; 0 when there is none.
-    leader_since: AtomicU64,
+    /// Bytes of peers' messages that wait for the loop.
+    pub(super) queued_bytes: AtomicUsize,
+    /// Since when the present leader is known.
+    leader_since: Mutex<Option<Instant>>,
     /// Readers that wait for an entry to be applied. A lock, because consensus adds and apply takes.
     granted: Mutex<Vec<Granted>>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            term: AtomicU64::default(),
-            leader: AtomicU64::default(),
-            is_leader: AtomicBool::default(),
-            is_learner: AtomicBool::default(),
-            committed_index: AtomicU64::default(),
-            committed_term: AtomicU64::default(),
-            applied_index: AtomicU64::default(),
-            applied_term: AtomicU64::default(),
-            flushed_index: AtomicU64::default(),
-            disk_full: AtomicBool::default(),
-            reads_need_no_round: AtomicBool::default(),
-            pending: AtomicU64::default(),
-            failed: AtomicU64::default(),
-            failed_reads: AtomicU64::default(),
-            slow_reads: AtomicU64::default(),
-            leader_changes: AtomicU64::default(),
-            log_bytes: AtomicU64::default(),
-            began: Instant::now(),
-            leader_since: AtomicU64::default(),
-            granted: Mutex::default(),
-        }
-    }
 }
 
 impl Progress {
@@ -103,11 +77,7 @@ impl Progress {
         if before == leader.0 {
             return;
         }
-        let since = match leader {
-            MemberId(0) => 0,
-            _ => u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1),
-        };
-        self.leader_since.store(since, Ordering::Release);
+        *self.leader_since.lock() = (leader != MemberId(0)).then(Instant::now);
         if leader != MemberId(0) {
             self.leader_changes.fetch_add(1, Ordering::Relaxed);
         }
@@ -116,9 +86,7 @@ impl Progress {
     /// Whether `start` lies in the last `before` ahead of the present leader's beginning: then a leader was lost under a
     /// request of that time.
     pub(super) fn lost_leader_around(&self, start: Instant, before: Duration) -> bool {
-        let since = self.leader_since.load(Ordering::Acquire);
-        let elected = self.began + Duration::from_micros(since);
-        since != 0 && start < elected && start + before > elected
+        self.leader_since.lock().is_some_and(|elected| start < elected && start + before > elected)
     }
 
     pub fn applied(&self) -> LogPosition {

@@ -98,16 +98,8 @@ impl Reads {
         if self.in_flight.is_some_and(|round| round.number <= number) {
             self.in_flight = None;
         }
-        let mut readers = Vec::new();
-        let mut left = Vec::new();
-        for (first_round, reply) in self.waiting.drain(..) {
-            if first_round <= number {
-                readers.push(reply);
-            } else {
-                left.push((first_round, reply));
-            }
-        }
-        self.waiting = left;
+        let ready = self.waiting.extract_if(.., |(first_round, _)| *first_round <= number);
+        let readers = ready.map(|(_, reader)| reader).collect();
         Some(Granted { index, readers })
     }
 

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{MAX_MESSAGE_BYTES, Peers, endpoint};
 use crate::command::MemberChange;
 use crate::ids::{ClusterId, LeaseId, MemberId};
-use crate::wire::etcdserverpb::Member;
+use crate::wire::etcdserverpb::{
+    LeaseKeepAliveRequest, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
+};
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_client::PeerClient;
 
@@ -45,7 +46,6 @@ pub async fn ask_members(urls: &[String]) -> Result<KnownCluster, AskError> {
         match asked.await {
             Ok(answer) => {
                 let pb::MembersReply { cluster_id, members, removed } = answer.into_inner();
-                let members = members.into_iter().map(from_wire).collect();
                 let removed = removed.into_iter().map(MemberId).collect();
                 return Ok(KnownCluster { id: ClusterId(cluster_id), members, removed });
             }
@@ -67,7 +67,7 @@ impl Peers {
     /// # Errors
     /// What a client is to be told.
     pub async fn renew_lease(&self, leader: MemberId, id: LeaseId) -> Result<i64, Status> {
-        let request = self.request(leader, pb::RenewLeaseRequest { id: id.0 });
+        let request = self.request(leader, LeaseKeepAliveRequest { id: id.0 });
         Ok(self.client(leader)?.renew_lease(request).await?.into_inner().ttl)
     }
 
@@ -80,8 +80,8 @@ impl Peers {
         leader: MemberId,
         id: LeaseId,
         keys: bool,
-    ) -> Result<pb::PeerTimeToLiveReply, Status> {
-        let request = self.request(leader, pb::PeerTimeToLiveRequest { id: id.0, keys });
+    ) -> Result<LeaseTimeToLiveResponse, Status> {
+        let request = self.request(leader, LeaseTimeToLiveRequest { id: id.0, keys });
         Ok(self.client(leader)?.lease_time_to_live(request).await?.into_inner())
     }
 
@@ -94,28 +94,7 @@ impl Peers {
         leader: MemberId,
         change: &MemberChange,
     ) -> Result<Vec<Member>, Status> {
-        let message = pb::ChangeMembersRequest { change: change.encode_to_vec().into() };
-        let answer = self.client(leader)?.change_members(self.request(leader, message)).await?;
-        Ok(answer.into_inner().members.into_iter().map(from_wire).collect())
-    }
-}
-
-pub(super) fn to_wire(member: Member) -> pb::PeerMember {
-    pb::PeerMember {
-        id: member.id,
-        name: member.name,
-        peer_urls: member.peer_ur_ls,
-        client_urls: member.client_ur_ls,
-        is_learner: member.is_learner,
-    }
-}
-
-fn from_wire(member: pb::PeerMember) -> Member {
-    Member {
-        id: member.id,
-        name: member.name,
-        peer_ur_ls: member.peer_urls,
-        client_ur_ls: member.client_urls,
-        is_learner: member.is_learner,
+        let request = self.request(leader, change.clone());
+        Ok(self.client(leader)?.change_members(request).await?.into_inner().members)
     }
 }

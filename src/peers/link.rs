@@ -17,9 +17,9 @@ use crate::ids::MemberId;
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_client::PeerClient;
 
-/// Batches that wait for the link, and their bytes.
+/// Batches that wait for the link, and their bytes: above what raft sends a member before that one answers.
 const MAX_QUEUED_BATCHES: usize = 1024;
-const MAX_QUEUED_BYTES: usize = 64 << 20;
+const MAX_QUEUED_BYTES: usize = 96 << 20;
 /// Batches that the connection has taken and not sent.
 const MAX_BATCHES_UNDER_WAY: usize = 8;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);

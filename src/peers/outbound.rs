@@ -95,6 +95,7 @@ impl Outside for Outbound {
             metrics.known_peers.with_label_values(&[&local, &format!("{:x}", id.0)]).set(1);
         }
     }
+
     fn stopped_leading(&mut self) {
         self.peers.0.offered.lock().clear();
     }

@@ -10,14 +10,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::ask::to_wire;
 use super::{CLUSTER, FROM, Peers, REMOVED, TO};
 use crate::command::MemberChange;
 use crate::consensus::{Handle, Message, from_wire};
 use crate::ids::{LeaseId, MemberId};
 use crate::members::Members;
 use crate::snapshot::Importer;
-use crate::wire::etcdserverpb::Member;
+use crate::wire::etcdserverpb::{
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
+};
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_server::Peer;
 
@@ -30,7 +31,7 @@ pub trait Leader: Send + Sync + 'static {
     /// Seconds; 0 when there is no such lease.
     async fn renew_lease(&self, id: LeaseId) -> Result<i64, Status>;
 
-    async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<pb::PeerTimeToLiveReply, Status>;
+    async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<LeaseTimeToLiveResponse, Status>;
 
     /// Who belongs to the cluster then.
     async fn change_members(&self, change: MemberChange) -> Result<Vec<Member>, Status>;
@@ -85,8 +86,8 @@ impl PeerService {
     fn take(&self, from: MemberId, batch: pb::MessageBatch) {
         let metrics = &self.peers.0.metrics;
         let label = format!("{:x}", from.0);
-        let bytes = batch.encoded_len() as u64;
-        metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes);
+        let bytes = batch.encoded_len();
+        metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes as u64);
         let mut messages: Vec<Message> = Vec::with_capacity(batch.messages.len());
         for message in batch.messages {
             let is_theirs = message.from == from.0;
@@ -103,7 +104,7 @@ impl PeerService {
             }
         }
         if !messages.is_empty() {
-            self.consensus.receive(messages);
+            self.consensus.receive(messages, bytes);
         }
     }
 }
@@ -158,37 +159,36 @@ impl Peer for PeerService {
         let members = self.members.now();
         Ok(Response::new(pb::MembersReply {
             cluster_id: self.peers.0.cluster.0,
-            members: members.list().into_iter().map(to_wire).collect(),
+            members: members.list(),
             removed: members.removed().map(|id| id.0).collect(),
         }))
     }
 
     async fn change_members(
         &self,
-        request: Request<pb::ChangeMembersRequest>,
+        request: Request<MemberChange>,
     ) -> Result<Response<pb::ChangeMembersReply>, Status> {
         self.caller(request.metadata())?;
-        let change = MemberChange::decode(request.into_inner().change)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let members = self.leader.change_members(change).await?;
-        Ok(Response::new(pb::ChangeMembersReply { members: members.into_iter().map(to_wire).collect() }))
+        let members = self.leader.change_members(request.into_inner()).await?;
+        Ok(Response::new(pb::ChangeMembersReply { members }))
     }
 
     async fn renew_lease(
         &self,
-        request: Request<pb::RenewLeaseRequest>,
-    ) -> Result<Response<pb::RenewLeaseReply>, Status> {
+        request: Request<LeaseKeepAliveRequest>,
+    ) -> Result<Response<LeaseKeepAliveResponse>, Status> {
         self.caller(request.metadata())?;
-        let ttl = self.leader.renew_lease(LeaseId(request.into_inner().id)).await?;
-        Ok(Response::new(pb::RenewLeaseReply { ttl }))
+        let id = request.into_inner().id;
+        let ttl = self.leader.renew_lease(LeaseId(id)).await?;
+        Ok(Response::new(LeaseKeepAliveResponse { header: None, id, ttl }))
     }
 
     async fn lease_time_to_live(
         &self,
-        request: Request<pb::PeerTimeToLiveRequest>,
-    ) -> Result<Response<pb::PeerTimeToLiveReply>, Status> {
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.caller(request.metadata())?;
-        let pb::PeerTimeToLiveRequest { id, keys } = request.into_inner();
+        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         Ok(Response::new(self.leader.time_to_live(LeaseId(id), keys).await?))
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::service::PeerService;
@@ -59,11 +60,21 @@ impl Peers {
         });
     }
 
+    /// By the first of its URLs that answers.
+    async fn connect(&self, to: MemberId) -> Result<Channel, Status> {
+        let mut why = "the member is not known".to_owned();
+        for url in self.urls(to) {
+            let connected = async { endpoint(&url)?.connect().await };
+            match connected.await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => why = format!("{url}: {error}"),
+            }
+        }
+        Err(Status::unavailable(why))
+    }
+
     async fn stream_state(&self, to: MemberId, message: Message, capture: Capture) -> Result<(), Status> {
-        let urls = self.urls(to);
-        let url = urls.first().ok_or_else(|| Status::unavailable("the member is not known"))?;
-        let unavailable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-        let channel = endpoint(url).map_err(unavailable)?.connect().await.map_err(unavailable)?;
+        let channel = self.connect(to).await?;
         let (pieces, receiver) = mpsc::channel(MAX_QUEUED_PIECES);
         let reading = tokio::task::spawn_blocking(move || read_pieces(message, capture, &pieces));
         let request = self.request(to, ReceiverStream::new(receiver));
@@ -81,15 +92,13 @@ fn read_pieces(
     capture: Capture,
     pieces: &mpsc::Sender<pb::SnapshotPiece>,
 ) -> Result<(), Status> {
-    let position = capture.position();
     let mut message = Some(to_wire(message));
     for piece in capture.pieces() {
         if pieces.is_closed() {
             return Err(Status::unavailable("the connection is lost"));
         }
         let data = piece.map_err(|error| Status::internal(error.to_string()))?;
-        let (index, term) = (position.index.0, position.term.0);
-        let piece = pb::SnapshotPiece { message: message.take(), index, term, data };
+        let piece = pb::SnapshotPiece { message: message.take(), data };
         if pieces.blocking_send(piece).is_err() {
             return Err(Status::unavailable("the connection is lost"));
         }
@@ -135,7 +144,7 @@ impl PeerService {
         if message.from != from.0 || message.to != self.peers.0.member.0 || message.term > i64::MAX as u64 {
             return Err(Status::invalid_argument("its message is not for this member"));
         }
-        tracing::info!(from = %format!("{:x}", from.0), index = first.index, "receiving the state of a member");
+        tracing::info!(from = %format!("{:x}", from.0), "receiving the state of a member");
         let incoming = self.importer.begin().map_err(|error| Status::unavailable(error.to_string()))?;
         let (queue, waiting) = mpsc::channel(MAX_QUEUED_PIECES);
         let writing = tokio::task::spawn_blocking(move || write_pieces(incoming, waiting));

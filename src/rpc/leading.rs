@@ -17,7 +17,6 @@ use crate::metrics::Metrics;
 use crate::peers::{Leader, Peers};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::log::member_change::Kind as Change;
-use crate::wire::peer::PeerTimeToLiveReply;
 
 /// How much of the leader's log a learner must have before it votes, of 100.
 const READY_PERCENT: u64 = 90;
@@ -95,7 +94,7 @@ impl Leading {
     ///
     /// # Errors
     /// What the client is to be told.
-    pub async fn time_left(&self, id: LeaseId, keys: bool) -> Result<PeerTimeToLiveReply, Status> {
+    pub async fn time_left(&self, id: LeaseId, keys: bool) -> Result<pb::LeaseTimeToLiveResponse, Status> {
         let deadline = self.deadline();
         loop {
             let told = match self.who(deadline).await? {
@@ -245,16 +244,21 @@ impl Leader for Leading {
         Ok(ttl)
     }
 
-    async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<PeerTimeToLiveReply, Status> {
+    async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<pb::LeaseTimeToLiveResponse, Status> {
         let term = self.term()?;
         self.confirm(term).await?;
         self.lead(term);
         let found = self.leases.time_to_live(id, keys, Instant::now());
+        let (header, id) = (None, id.0);
         Ok(match found {
-            Some(lease) => {
-                PeerTimeToLiveReply { ttl: lease.remaining, granted: lease.granted, keys: lease.keys }
-            }
-            None => PeerTimeToLiveReply { ttl: -1, ..PeerTimeToLiveReply::default() },
+            Some(lease) => pb::LeaseTimeToLiveResponse {
+                header,
+                id,
+                ttl: lease.remaining,
+                granted_ttl: lease.granted,
+                keys: lease.keys,
+            },
+            None => pb::LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() },
         })
     }
 

@@ -138,14 +138,9 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
         let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let told = self.leading.time_left(LeaseId(id), keys).await?;
-        Ok(Response::new(pb::LeaseTimeToLiveResponse {
-            header: Some(self.headers.now()),
-            id,
-            ttl: told.ttl,
-            granted_ttl: told.granted,
-            keys: told.keys,
-        }))
+        let mut response = self.leading.time_left(LeaseId(id), keys).await?;
+        response.header = Some(self.headers.now());
+        Ok(Response::new(response))
     }
 
     async fn lease_leases(

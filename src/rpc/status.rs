@@ -138,7 +138,6 @@ impl From<ConsensusError> for ClientError {
             ConsensusError::NotLeader => Self::NotLeader,
             ConsensusError::Timeout => Self::Timeout,
             ConsensusError::TimeoutLeaderFailed => Self::TimeoutDueToLeaderFail,
-            ConsensusError::TimeoutConnectionLost => Self::TimeoutDueToConnectionLost,
             ConsensusError::Stopped => Self::Stopped,
             ConsensusError::NoSpace => Self::NoSpace,
         }

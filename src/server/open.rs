@@ -105,7 +105,13 @@ pub async fn first_start(config: &Config) -> Result<Option<FirstStart>, Error> {
     if let Ok(known) = peers::ask_members(&others).await {
         check_new(config, &known)?;
     }
-    Ok(Some(FirstStart { member: *id, cluster: *cluster_id, members: initial.clone(), joins: false }))
+    Ok(Some(FirstStart {
+        member: *id,
+        cluster: *cluster_id,
+        members: initial.clone(),
+        joins: false,
+        has_log: false,
+    }))
 }
 
 fn join(config: &Config, known: &KnownCluster) -> Result<FirstStart, Error> {
@@ -132,7 +138,7 @@ fn join(config: &Config, known: &KnownCluster) -> Result<FirstStart, Error> {
         })
     });
     let members = found.collect::<Result<_, Error>>()?;
-    Ok(FirstStart { member: MemberId(member.id), cluster: known.id, members, joins: true })
+    Ok(FirstStart { member: MemberId(member.id), cluster: known.id, members, joins: true, has_log: false })
 }
 
 /// A member that lost its data must not come back under its old id: it may have voted.
@@ -166,11 +172,12 @@ fn already_there(id: u64) -> String {
 /// # Errors
 /// `DataDir`, `Store`, `Keyspace`, `Consensus`, `Removed`.
 pub fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, Error> {
-    let data_dir = DataDir::open(config, first)?;
+    let mut data_dir = DataDir::open(config, first)?;
     let metrics = Metrics::new(config.extensive_metrics);
     let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
     let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
     let (mut wal, mut content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
+    data_dir.log_made()?;
     let (place, options) = (data_dir.store(), SledOptions::default());
     let store: Arc<dyn Store> = Arc::new(SledStore::open_after(&place, &options, content.begins_after)?);
     let importer = Importer::new(move || Ok(Arc::new(SledStore::begin_beside(&place, &options)?)));

@@ -11,6 +11,8 @@ use super::dispatch::{HttpScope, Serves};
 /// Open files that are not connections: what etcd keeps back, too. The server itself needs some 30.
 const RESERVED_FILES: usize = 150;
 const MAX_METRICS_CONNECTIONS: usize = 20;
+/// Of the other members, of which each has some.
+const MAX_PEER_CONNECTIONS: usize = 64;
 /// That connections wait is told so often at most.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -20,6 +22,8 @@ pub struct Places {
     clients: Arc<Semaphore>,
     /// Apart, so that probes of health do not fail when clients take every place.
     metrics: Arc<Semaphore>,
+    /// Apart, so that clients in any number leave the members connected.
+    peers: Arc<Semaphore>,
     max_open_files: usize,
 }
 
@@ -30,6 +34,7 @@ impl Places {
         Self {
             clients: Arc::new(Semaphore::new(clients.min(Semaphore::MAX_PERMITS))),
             metrics: Arc::new(Semaphore::new(MAX_METRICS_CONNECTIONS)),
+            peers: Arc::new(Semaphore::new(MAX_PEER_CONNECTIONS)),
             max_open_files,
         }
     }
@@ -44,7 +49,12 @@ impl Places {
         told: &mut Option<Instant>,
     ) -> Result<OwnedSemaphorePermit, AcquireError> {
         let is_metrics = !serves.grpc && serves.http == HttpScope::Metrics;
-        let places = if is_metrics { &self.metrics } else { &self.clients };
+        let is_peer = serves.peer && !serves.grpc;
+        let places = match (is_metrics, is_peer) {
+            (true, _) => &self.metrics,
+            (_, true) => &self.peers,
+            _ => &self.clients,
+        };
         if let Ok(place) = places.clone().try_acquire_owned() {
             return Ok(place);
         }

@@ -29,7 +29,7 @@ use crate::lease::Leases;
 use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
-use crate::peers::{PeerService, Peers};
+use crate::peers::{self, PeerService, Peers};
 use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
 use crate::rpc;
 use crate::snapshot::Importer;
@@ -369,7 +369,8 @@ impl Stages {
             leader: Arc::new(self.leading(config)),
         };
         Dispatcher {
-            peer: PeerServer::new(peer).max_decoding_message_size(usize::MAX),
+            peer: PeerServer::new(peer)
+                .max_decoding_message_size(peers::max_message_bytes(config.limits.max_request_bytes)),
             services: self.services(config),
             http,
             metrics: self.metrics.clone(),

@@ -18,6 +18,9 @@ use crate::storage::{self, Round, Store, StoredChange, Table, TableWrite};
 /// Bytes that are written to the store at once.
 const ROUND_BYTES: usize = 4 << 20;
 
+/// What a row or a change takes beside its bytes.
+const ITEM_BYTES: usize = 64;
+
 type Begin = dyn Fn() -> Result<Arc<dyn Store>, storage::Error> + Send + Sync;
 
 /// Where states come in, one at a time. Cheap to clone; all clones share the turn.
@@ -148,7 +151,7 @@ impl Incoming {
             _ => return None,
         }
         self.last = here;
-        self.round_bytes += key.len() + value.len();
+        self.round_bytes += key.len() + value.len() + ITEM_BYTES;
         self.counted.rows += 1;
         self.round.tables.push(TableWrite { table, key, value: Some(value) });
         Some(())
@@ -161,7 +164,7 @@ impl Incoming {
             return None;
         }
         self.last = Last::Change(at);
-        self.round_bytes += change.pair.len();
+        self.round_bytes += change.pair.len() + ITEM_BYTES;
         self.counted.changes += 1;
         self.round.changes.push(change);
         Some(())
@@ -218,7 +221,4 @@ impl Received {
     pub fn decide(&self) {
         self.replacement.draft.decide();
     }
-
-    /// Gives it up: the log does not count on it.
-    pub fn discard(self) {}
 }

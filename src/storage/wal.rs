@@ -57,6 +57,13 @@ pub struct WalEntry {
 /// The kind of an entry that is none: the log goes on behind its index, and what was before counts no more.
 const BEGIN_AFTER: u8 = u8::MAX;
 
+impl WalEntry {
+    /// No entry, but the mark that the log goes on behind this index.
+    pub fn is_mark(&self) -> bool {
+        self.kind == BEGIN_AFTER
+    }
+}
+
 /// How the log is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct WalOptions {

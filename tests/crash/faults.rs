@@ -1,7 +1,6 @@
 //! Disks that fail: syncs that end with an error. `faults.c` does it inside the process.
 
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use crate::crowd::Crowd;
@@ -12,7 +11,6 @@ use crate::seed;
 /// How long the load lasts before the disk fails.
 const LOAD: Duration = Duration::from_millis(700);
 const WRITERS: usize = 4;
-const SIGABRT: i32 = 6;
 
 #[tokio::test]
 async fn a_failing_fsync_stops_the_process() {
@@ -43,11 +41,7 @@ async fn a_failing_fsync_stops_the_process() {
             .await;
         let ended = ended.expect("the closure has run");
         println!("{place}: {}: {}", ended.status, ended.log.lines().last().unwrap_or_default());
-        // sled syncs a database that a defragmentation has left behind once more, and takes a failure there for a defect
-        // of its own: that ends the process, too, only otherwise.
-        let in_old_database =
-            ended.status.signal() == Some(SIGABRT) && ended.log.contains("pagecache/logger.rs");
-        assert!(ended.status.code() == Some(1) || in_old_database, "{}\n{}", ended.status, ended.log);
+        assert_eq!(ended.status.code(), Some(1), "{}\n{}", ended.status, ended.log);
         assert!(ended.log.contains("Input/output error"), "no reason is named:\n{}", ended.log);
         fs::remove_file(&flag).expect("the flag file can be removed");
         let process = sound.start().await;

@@ -32,6 +32,11 @@ const CASES: &[Case] = &[
     ("the store's database is gone", |data| remove_all(&only(&data.join("store"), "db-")), Some("db-")),
     ("the store's file is empty", |data| cut(only(&data.join("store"), "db-").join("db"), 0), Some("db-")),
     ("the log is gone", |data| remove_all(&data.join("wal")), Some("raft log")),
+    (
+        "log and store are gone",
+        |data| ["wal", "store"].iter().for_each(|part| remove_all(&data.join(part))),
+        Some("raft log"),
+    ),
     ("the log's first segment is gone", |data| remove(&segments(data)[0]), Some("raft log")),
     ("the log's last segment is empty", |data| cut(last_segment(data), 0), Some(".wal")),
     ("the log's last segment is cut in its first record", |data| cut(last_segment(data), 40), Some(".wal")),

@@ -16,15 +16,15 @@ use crate::{damage, turn, within};
 const IDENTITY_TIMES: usize = 100;
 
 /// With members of these ids.
-fn identity(member: u64, cluster: u64, members: &[u64], joined: bool) -> String {
+fn identity(member: u64, cluster: u64, members: &[u64], joined: bool, log: bool) -> String {
     let urls = "[\"http://127.0.0.1:1\",\"http://[::1]:2\"]";
     let each = |id: &u64| format!("{{\"id\":\"{id:016x}\",\"name\":\"n {id}\",\"peer_urls\":{urls}}}");
     let members = format!("[{}]", members.iter().map(each).collect::<Vec<_>>().join(","));
     let sum = crc32c::crc32c_append(crc32c::crc32c(&member.to_be_bytes()), &cluster.to_be_bytes());
-    let sum = crc32c::crc32c_append(sum, format!("{members}{joined}").as_bytes());
+    let sum = crc32c::crc32c_append(sum, format!("{members}{joined}{log}").as_bytes());
     format!(
-        "{{\"format\":2,\"member\":\"{member:016x}\",\"cluster\":\"{cluster:016x}\",\"members\":{members},\
-         \"joined\":{joined},\"checksum\":\"{sum:08x}\"}}\n"
+        "{{\"format\":3,\"member\":\"{member:016x}\",\"cluster\":\"{cluster:016x}\",\"members\":{members},\
+         \"joined\":{joined},\"log\":{log},\"checksum\":\"{sum:08x}\"}}\n"
     )
 }
 
@@ -37,8 +37,9 @@ fn a_changed_identity_is_named() {
     let mut read = 0;
     for _ in 0..4000 {
         let (member, cluster) = (random.random(), random.random());
-        let (ids, joined): (Vec<u64>, bool) = ((0..random.random_range(1..4)).collect(), random.random());
-        let mut text = identity(member, cluster, &ids, joined).into_bytes();
+        let ids: Vec<u64> = (0..random.random_range(1..4)).collect();
+        let (joined, log) = (random.random(), random.random());
+        let mut text = identity(member, cluster, &ids, joined, log).into_bytes();
         let damages = random.random_range(0..3);
         for _ in 0..damages {
             damage(&mut text, &mut random);
@@ -48,15 +49,15 @@ fn a_changed_identity_is_named() {
             Ok(found) => {
                 read += 1;
                 let found_ids = found.members.iter().map(|member| member.id.0).collect();
-                let found = (found.member.0, found.cluster.0, found_ids, found.joins);
-                assert_eq!(found, (member, cluster, ids, joined), "{}", String::from_utf8_lossy(&text));
+                let found = (found.member.0, found.cluster.0, found_ids, found.joins, found.has_log);
+                assert_eq!(found, (member, cluster, ids, joined, log), "{}", String::from_utf8_lossy(&text));
             }
             Err(error) => assert!(damages > 0, "{error}: {}", String::from_utf8_lossy(&text)),
         }
     }
     assert!(read > 1000, "only {read} were read at all");
     let deep = "[".repeat(1 << 20);
-    for text in ["", "7", "[]", "{}", "{\"format\":2}", "{\"format\":2,\"member\":7}", &deep] {
+    for text in ["", "7", "[]", "{}", "{\"format\":3}", "{\"format\":3,\"member\":7}", &deep] {
         fs::write(&path, text).expect("written");
         assert!(datadir::identity(directory.path()).is_err());
     }
@@ -83,7 +84,7 @@ fn garbage(root: &Path, random: &mut SmallRng) {
         "store/db-1/blobs/1",
         "store/stray",
     ];
-    fs::write(root.join("decklog.json"), identity(1, 2, &[1], false)).expect("written");
+    fs::write(root.join("decklog.json"), identity(1, 2, &[1], false, true)).expect("written");
     for directory in ["wal", "store/db-1/blobs"] {
         fs::create_dir_all(root.join(directory)).expect("made");
     }

@@ -186,7 +186,7 @@ fn a_start_shows_the_old_state_or_the_new_one_wherever_it_was_stopped() {
     for piece in pieces_of(50, 10) {
         next.write(&piece).expect("it is what was sent");
     }
-    next.finish().expect("it is whole").discard();
+    drop(next.finish().expect("it is whole"));
     assert_eq!(databases(directory), ["db-4294967296"]);
 }
 

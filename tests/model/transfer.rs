@@ -248,7 +248,7 @@ fn pieces_that_are_not_what_was_sent_are_refused_and_nothing_is_left() {
         let received = receive(&importer, &sent).expect("what was sent is taken");
         assert_eq!(store.applied(), received.position());
         assert!(matches!(importer.begin(), Err(Error::Busy)), "one after the other");
-        received.discard();
+        drop(received);
         drop(importer.begin().expect("the next may come"));
     }
 }

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, MessageType};
 
+use super::super::log::snapshot_of;
 use super::super::proposal::{Gathered, Proposal};
 use super::super::{ConsensusError, Install, ReceivedState};
 use super::{Error, Node};
@@ -139,27 +140,29 @@ impl Node {
 
     /// A state has come whole with the leader's message for it. Raft takes it when it is newer than what is here.
     pub fn receive_state(&mut self, received: ReceivedState) {
-        if let Some(before) = self.received.replace(received) {
-            before.state.discard();
+        let is_ours = received.message.to == self.id.0 && received.members.contains(self.id);
+        // Before raft takes it: the log's mark must find room.
+        let has_room = self.raw.mut_store().reserve(0).is_ok();
+        if !is_ours || !has_room {
+            tracing::warn!(
+                from = received.message.from,
+                is_ours,
+                has_room,
+                "a received state cannot be taken"
+            );
+            return;
         }
-        let Some(received) = &self.received else { return };
-        let mut message: Message = received.message.clone();
+        let mut message = received.message.clone();
         message.set_msg_type(MessageType::MsgSnapshot);
-        let mut snapshot = Snapshot::default();
-        let metadata = snapshot.mut_metadata();
-        (metadata.index, metadata.term) = (received.position.index.0, received.position.term.0);
-        metadata.mut_conf_state().voters = received.members.voters();
-        metadata.mut_conf_state().learners = received.members.learners();
-        message.set_snapshot(snapshot);
-        let is_ours = message.to == self.id.0 && received.members.contains(self.id);
-        if is_ours && let Err(error) = self.raw.step(message) {
+        message.set_snapshot(snapshot_of(received.position, &received.members));
+        self.received = Some(received);
+        if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft did not take a state");
         }
         if self.raw.snap().is_none()
             && let Some(received) = self.received.take()
         {
             tracing::info!(index = received.position.index.0, "a received state is not wanted");
-            received.state.discard();
         }
         self.notice();
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,14 +77,38 @@ pub(super) struct Writing {
     is_unflushed: bool,
 }
 
+/// An open database. sled syncs it once more when it is let go of, and panics when that fails. What counts was flushed
+/// before; and a disk that fails is found by the next flush.
+struct Database {
+    db: Option<sled::Db>,
+    path: PathBuf,
+}
+
+impl Deref for Database {
+    type Target = sled::Db;
+
+    fn deref(&self) -> &sled::Db {
+        self.db.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if let Err(error) = guarded(&self.path, || drop(db)) {
+            tracing::warn!(%error, "a database that was let go of could not be synced");
+        }
+    }
+}
+
 pub(super) struct Live {
-    db: sled::Db,
+    db: Database,
     pub(super) number: u64,
 }
 
 /// A defragmentation under way: every row below `next` stands in the copy, too.
 struct Copying {
-    db: sled::Db,
+    db: Database,
     number: u64,
     next: Vec<u8>,
 }
@@ -97,7 +122,7 @@ pub(super) fn number_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("db-")?.parse().ok()
 }
 
-fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
+fn open_database(path: &Path, cache_bytes: u64) -> Result<Database, Error> {
     make_directory(path).map_err(|source| of_io(path, source))?;
     write_through(path);
     let config = sled::Config::new()
@@ -113,7 +138,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
     let synced =
         synced.and_then(|()| sync_names(path)).and_then(|()| sync_names(path.parent().unwrap_or(path)));
     synced.map_err(|source| of_io(path, source))?;
-    Ok(db)
+    Ok(Database { db: Some(db), path: path.to_owned() })
 }
 
 /// Makes every write to a file wait for the device; files made in a directory take it over. sled uses parts of its

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::record::{self, Found, Place};
-use super::{BEGIN_AFTER, HardState, Owner, Segment, Spare, WalContent, WalEntry, segment_name};
+use super::{HardState, Owner, Segment, Spare, WalContent, WalEntry, segment_name};
 use crate::ids::{LogIndex, LogPosition, Term};
 use crate::storage::Error;
 use crate::storage::disk::Disk;
@@ -194,13 +194,13 @@ impl Recovered {
         let Some(first) = entries.first() else {
             return true;
         };
-        if first.kind == BEGIN_AFTER {
+        if first.is_mark() {
             let position = LogPosition { index: LogIndex(first.index), term: Term(first.term) };
             self.content.begins_after = Some(position);
             self.content.entries.clear();
             return entries.len() == 1;
         }
-        if entries.iter().any(|entry| entry.kind == BEGIN_AFTER) {
+        if entries.iter().any(WalEntry::is_mark) {
             return false;
         }
         let after = self.content.begins_after.filter(|_| self.content.entries.is_empty());

@@ -1,0 +1,112 @@
+//! What comes from other members finds the same limits as what comes from here.
+
+use raft::eraftpb::Entry;
+
+use super::*;
+use crate::consensus::{BEGINNING, LogTimers, NodeOptions, RaftLog};
+use crate::courier::Courier;
+use crate::ids::ClusterId;
+use crate::metrics::Metrics;
+use crate::storage::disk::MemoryDisk;
+use crate::storage::wal::{Owner, Wal, WalOptions};
+use crate::wire::etcdserverpb as pb;
+
+/// Nobody is there.
+struct Nobody;
+
+impl Network for Nobody {
+    fn send(&mut self, _message: Message) {}
+}
+
+impl Outside for Nobody {
+    fn flush(&mut self) {}
+
+    fn set_members(&mut self, _members: &Membership) {}
+
+    fn stopped_leading(&mut self) {}
+}
+
+/// A loop of member 1 among so many voters that does not run.
+fn loop_of(voters: u64) -> (Loop, LoopParts) {
+    let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
+    let disk = Arc::new(MemoryDisk::default());
+    let (mut wal, _) = Wal::open(disk.clone(), owner, WalOptions { segment_bytes: 4096 }).expect("opened");
+    RaftLog::bootstrap(&mut wal).expect("begun");
+    drop(wal);
+    let (wal, content) = Wal::open(disk, owner, WalOptions { segment_bytes: 4096 }).expect("opened");
+    let members = (1..=voters).map(|id| pb::Member { id, ..pb::Member::default() });
+    let members = Membership::new(members.collect());
+    let metrics = Metrics::new(false);
+    let timers =
+        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
+    let log = RaftLog::new(wal, content, BEGINNING, &members, timers).expect("it fits");
+    let options = NodeOptions {
+        id: MemberId(1),
+        election_ticks: 10,
+        heartbeat_ticks: 1,
+        pre_vote: true,
+        applied: BEGINNING.index,
+        members,
+        seed: 1,
+    };
+    let node = Node::new(log, &options).expect("raft takes it");
+    let options = LoopOptions {
+        tick: Duration::from_millis(100),
+        election_timeout: Duration::from_secs(1),
+        catch_up_entries: 10,
+        max_request_bytes: 2 << 20,
+        request_timeout: Duration::from_secs(1),
+        skip_first_timeout: false,
+    };
+    Loop::new(node, options, metrics.request_seconds.clone(), |_| Box::new(Nobody))
+}
+
+fn proposal_of_another() -> Message {
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgPropose);
+    (message.from, message.to) = (2, 1);
+    message.set_entries(vec![Entry { data: vec![0; 10].into(), ..Entry::default() }].into());
+    message
+}
+
+#[test]
+fn a_full_disk_takes_no_proposal_of_another_member() {
+    let (mut consensus, _parts) = loop_of(1);
+    consensus.node.campaign_if_alone().expect("it stands");
+    consensus.settle().expect("it leads");
+    let mut appended = |full| {
+        consensus.progress.set_disk_full(full);
+        consensus.take_messages(vec![proposal_of_another()]).expect("looked at");
+        consensus.settle().expect("stepped");
+        consensus.progress.status().committed.index.0
+    };
+    let before = appended(false);
+    assert_eq!(appended(true), before);
+    assert_eq!(appended(false), before + 1);
+}
+
+#[test]
+fn messages_that_wait_are_bounded_by_their_bytes() {
+    let (mut consensus, parts) = loop_of(3);
+    for _ in 0..10 {
+        parts.handle.receive(vec![proposal_of_another()], 32 << 20);
+    }
+    consensus.events.take_now(&mut consensus.taken);
+    assert_eq!(consensus.taken.len(), 4);
+    consensus.take_events().expect("looked at");
+    assert_eq!(consensus.progress.queued_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn proposals_that_wait_for_a_leader_are_bounded_by_their_bytes() {
+    let (mut consensus, _parts) = loop_of(3);
+    let (mut proposals, mut answers) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        let (reply, answer) = oneshot::channel();
+        proposals.push(Proposal { command: vec![0; 1 << 20].into(), reply, courier: Courier::here() });
+        answers.push(answer);
+    }
+    consensus.node.propose(proposals);
+    let refused = answers.iter_mut().filter_map(|answer| answer.try_recv().ok());
+    assert_eq!(refused.filter(|answer| *answer == Err(ConsensusError::TooManyRequests)).count(), 100 - 64);
+}
