@@ -41,20 +41,28 @@ impl Crashed {
     /// `cut`: the log's first segment is gone, so that only the store holds what stood in it.
     pub async fn new(seed: u64, cut: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let member = Member::new(&folder.path().join("base"));
+        let (crowd, random) = (Crowd::new(WRITERS, seed), StdRng::seed_from_u64(seed));
+        let mut crashed = Self { folder, crowd, random };
+        crashed.live(cut).await;
+        crashed
+    }
+
+    /// One life of the server under load, its end by SIGKILL, and one more to settle what was in doubt.
+    pub async fn live(&mut self, until_cut: bool) {
+        let member = Member::new(&self.base());
         let process = member.start().await;
-        let life = Crowd::new(WRITERS, seed).begin(&process);
+        let crowd = std::mem::replace(&mut self.crowd, Crowd::new(0, 0));
+        let life = crowd.begin(&process);
         tokio::time::sleep(LOAD).await; // the length of a life, not a wait for something
-        if cut {
+        if until_cut {
             let wait = wait_for_cut(&member.data);
             tokio::time::timeout(CUT_DEADLINE, wait).await.expect("the log is cut under load");
         }
-        let mut crowd = life.end(async || process.kill()).await;
+        self.crowd = life.end(async || process.kill()).await;
         // What was in doubt is settled, once for all the copies.
         let process = member.start().await;
-        crowd.check(&process).await;
+        self.crowd.check(&process).await;
         process.kill();
-        Self { folder, crowd, random: StdRng::seed_from_u64(seed) }
     }
 
     /// After this, log and store end with the same entry.

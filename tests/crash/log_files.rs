@@ -40,6 +40,11 @@ impl Log {
         Self { owner: owner.expect("it has a segment"), hard_state, entries, last_offsets }
     }
 
+    /// Of all entries' data.
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.data.len() as u64).sum()
+    }
+
     /// Puts it in place of a directory's log, in segments of so many bytes.
     pub fn replace(&self, data: &Path, segment_bytes: u64) {
         fs::remove_dir_all(data.join("wal")).expect("there is a log");

@@ -16,6 +16,8 @@ use crate::seed;
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Small enough for many of them.
 const MANY_SEGMENT_BYTES: u64 = 256 << 10;
+const MANY_SEGMENTS: u64 = 8;
+const MAX_MORE_LIVES: usize = 20;
 
 /// What is done to a data directory, and what of it the refusal must name; `None` when it must change nothing.
 type Case = (&'static str, fn(&Path), Option<&'static str>);
@@ -223,10 +225,18 @@ async fn a_log_is_cut_off_anywhere() {
 async fn a_segment_in_the_middle_is_gone_or_cut() {
     let mut crashed = Crashed::new(seed("a_segment_in_the_middle_is_gone_or_cut"), false).await;
     let base = crashed.base();
-    let log = Log::of(&base);
+    let mut log = Log::of(&base);
+    // A life that was short of time, or that has just cut its log, leaves too little.
+    for _ in 0..MAX_MORE_LIVES {
+        if log.bytes() >= MANY_SEGMENTS * MANY_SEGMENT_BYTES {
+            break;
+        }
+        crashed.live(false).await;
+        log = Log::of(&base);
+    }
     log.replace(&base, MANY_SEGMENT_BYTES);
     let count = segments(&base).len();
-    assert!(count > 3, "only {count} segments");
+    assert!(count > 3, "only {count} segments of {} bytes", log.bytes());
     crashed.start_damaged(|_, _| {}).await.expect("the log in many segments is the same log");
     let length = usize::try_from(MANY_SEGMENT_BYTES).expect("small");
     for number in [1, count / 2, count - 2] {
