@@ -16,12 +16,14 @@ pub struct Log {
     pub entries: Vec<WalEntry>,
     /// The beginnings of the last segment's records, and at the end where the next would go.
     pub last_offsets: Vec<usize>,
+    /// How much of each segment before the last is in use.
+    pub ends: Vec<usize>,
 }
 
 impl Log {
     pub fn of(data: &Path) -> Self {
         let (mut owner, mut hard_state) = (None, HardState::default());
-        let (mut entries, mut last_offsets) = (Vec::new(), Vec::new());
+        let (mut entries, mut last_offsets, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         let visited = inspect(&RealDisk::existing(&data.join("wal")), &mut |found| match found {
             Inspected::Head { owner: found, .. } => {
                 owner = Some(found);
@@ -33,11 +35,12 @@ impl Log {
                 last_offsets.push(offset);
             }
             Inspected::Tail { offset, .. } => last_offsets.push(offset),
-            Inspected::End { .. } | Inspected::Closed { .. } => {}
+            Inspected::End { offset, .. } => ends.push(offset),
+            Inspected::Closed { .. } => {}
             Inspected::Damaged { segment, offset } => panic!("{segment} is damaged at {offset}"),
         });
         visited.expect("the log can be read");
-        Self { owner: owner.expect("it has a segment"), hard_state, entries, last_offsets }
+        Self { owner: owner.expect("it has a segment"), hard_state, entries, last_offsets, ends }
     }
 
     /// Of all entries' data.
