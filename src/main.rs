@@ -1,9 +1,9 @@
-//! The binary: server, load tool or inspection. Parses, logs, runs, exits.
+//! The binary: server, load tool, probe or inspection. Parses, logs, runs, exits.
 
 use std::process::ExitCode;
 
 use decklog::config::{self, Invocation};
-use decklog::{bench, datadir, inspect, logging, process, server};
+use decklog::{bench, datadir, health, inspect, logging, process, server};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     match args.first().and_then(|first| first.to_str()) {
         Some("bench") => return bench::run(args[1..].to_vec()),
+        Some("health") => return health::run(args[1..].to_vec()),
         Some("inspect") => return inspect::run(args[1..].to_vec()),
         _ => {}
     }

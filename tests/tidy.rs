@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("consensus", &["command", "members", "snapshot", "storage"]),
     ("datadir", &["config", "storage"]),
+    ("health", &["config"]),
     ("inspect", &["command", "datadir", "mvcc", "storage"]),
     ("lease", &["command", "mvcc", "storage"]),
     ("logging", &["config"]),
@@ -82,7 +83,7 @@ const BANNED: &[(&str, &[&str], &[&str])] = &[
     (
         "src",
         &["print!", "println!", "eprint!", "eprintln!"],
-        &["src/main.rs", "src/bench.rs", "src/inspect.rs", "src/process.rs"],
+        &["src/main.rs", "src/bench.rs", "src/health.rs", "src/inspect.rs", "src/process.rs"],
     ),
     ("src", &["sled"], &["src/storage.rs", "src/storage/"]),
     (

@@ -15,7 +15,7 @@ pub fn version() -> String {
 /// Every flag that does something, by group.
 pub fn text() -> String {
     let mut text = String::from(
-        "Decklog: a key-value server that speaks the etcd v3 API.\n\n  decklog [flags]         serve\n  decklog bench --help    the load tool\n  decklog inspect DIR     what a data directory holds\n\nEvery flag has a variable, ETCD_ and its name in capitals; --config-file takes all of them from a YAML or JSON file.\nFlags that etcd has and Decklog does not use are in docs/flags.md.\n",
+        "Decklog: a key-value server that speaks the etcd v3 API.\n\n  decklog [flags]         serve\n  decklog bench --help    the load tool\n  decklog health          asks a server whether it is healthy, for probes\n  decklog inspect DIR     what a data directory holds\n\nEvery flag has a variable, ETCD_ and its name in capitals; --config-file takes all of them from a YAML or JSON file.\nFlags that etcd has and Decklog does not use are in docs/flags.md.\n",
     );
     for group in GROUPS {
         let honoured = group.flags.iter().filter_map(|flag| match flag.action {

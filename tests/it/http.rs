@@ -3,3 +3,4 @@
 mod endpoints;
 mod hostile;
 mod limits;
+mod probe;

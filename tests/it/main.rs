@@ -8,8 +8,10 @@ mod servers;
 
 mod auto_compaction;
 mod captured;
+mod containers;
 mod etcdctl;
 mod http;
 mod http_client;
+mod manifests;
 mod server;
 mod startup;
