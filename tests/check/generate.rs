@@ -134,7 +134,7 @@ impl Cluster {
     fn put(&mut self) -> Request {
         self.values += 1;
         let leases: Vec<i64> = self.leases.keys().copied().collect();
-        let lease = match self.random.random_range(0..3) {
+        let lease = match self.random.random_range(0..2) {
             0 if !leases.is_empty() => leases[self.random.random_range(0..leases.len())],
             _ => 0,
         };
@@ -190,7 +190,7 @@ impl Cluster {
             }
             _ => {
                 self.next_lease += 1;
-                Request::LeaseGrant { id: self.next_lease - 1, ttl_seconds: self.random.random_range(1..4) }
+                Request::LeaseGrant { id: self.next_lease - 1, ttl_seconds: self.random.random_range(1..3) }
             }
         }
     }
@@ -285,7 +285,7 @@ impl Cluster {
         let over: Vec<i64> =
             self.leases.iter().filter(|(_, until)| **until < now_ns).map(|(id, _)| *id).collect();
         for id in over {
-            if self.random.random_ratio(1, 4) {
+            if self.random.random_ratio(1, 2) {
                 self.leases.remove(&id);
                 let events = self.state.end_lease(self.revision + 1, id);
                 self.made(now_ns, events);

@@ -8,6 +8,7 @@ mod brute;
 #[expect(dead_code, reason = "recorders use the rest")]
 mod checker;
 mod generate;
+mod lies;
 mod watching;
 
 use checker::check;
@@ -16,7 +17,7 @@ use generate::{SMALL, Size, generate};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-const DEFAULT_RUNS: u64 = 300;
+const DEFAULT_RUNS: u64 = 80;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
