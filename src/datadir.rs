@@ -1,14 +1,19 @@
 //! The data directory: made for its owner alone, locked against a second process, with its format inside.
 //! Owns the layout; the files below belong to `storage`.
 
+mod known;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::{Config, InitialMember, Url};
 use crate::ids::{ClusterId, MemberId};
 use crate::storage::disk::make_directory;
+
+pub use known::KnownMembers;
 
 const FORMAT: u32 = 3;
 const IDENTITY: &str = "decklog.json";
@@ -50,6 +55,11 @@ pub enum Error {
     ForeignLog { path: String },
 }
 
+/// Drawn when a member begins with an empty directory, and kept in it: the same id with another birth has forgotten what it
+/// promised. 0 in directories that were made before there were births.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Birth(pub u64);
+
 /// Who a member is when it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstStart {
@@ -61,6 +71,7 @@ pub struct FirstStart {
     pub joins: bool,
     /// Its log has been made, and may hold a vote: a directory without it has lost it.
     pub has_log: bool,
+    pub birth: Birth,
 }
 
 /// A directory that is ours for as long as this is held.
@@ -69,6 +80,7 @@ pub struct DataDir {
     root: PathBuf,
     log: PathBuf,
     first: FirstStart,
+    known: Arc<KnownMembers>,
     /// Holds the lock.
     _lock: File,
 }
@@ -103,7 +115,8 @@ impl DataDir {
         if first.has_log && !has_segments(&log) {
             return Err(Error::LogGone { path: log.display().to_string() });
         }
-        Ok(Self { root, log, first, _lock: lock })
+        let known = Arc::new(KnownMembers::of(&root)?);
+        Ok(Self { root, log, first, known, _lock: lock })
     }
 
     /// Notes that the log has been made: from here on it must be there.
@@ -135,6 +148,40 @@ impl DataDir {
     /// Those whom a member that joined found then.
     pub fn found(&self) -> &[InitialMember] {
         if self.first.joins { &self.first.members } else { &[] }
+    }
+
+    /// What is remembered of the other members. Cheap to clone.
+    pub fn known(&self) -> &Arc<KnownMembers> {
+        &self.known
+    }
+
+    /// Who belonged to the cluster when it was last noted.
+    pub fn remembered(&self) -> Vec<InitialMember> {
+        self.known.members().unwrap_or_else(|| self.first.members.clone())
+    }
+
+    pub fn birth(&self) -> Birth {
+        self.first.birth
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Puts what is left of a store aside, if there is anything: where it is kept.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn set_store_aside(&self) -> Result<Option<PathBuf>, Error> {
+        let store = self.store();
+        if !store.exists() {
+            return Ok(None);
+        }
+        let free = (1..u64::MAX).map(|number| self.root.join(format!("store.lost-{number}")));
+        let aside = free.into_iter().find(|path| !path.exists()).expect("some number is free");
+        let renamed = fs::rename(&store, &aside).and_then(|()| File::open(&self.root)?.sync_all());
+        renamed.map_err(|source| Error::Io { path: aside.display().to_string(), source })?;
+        Ok(Some(aside))
     }
 
     /// Where the raft log stands.
@@ -212,14 +259,15 @@ fn read_identity(path: &Path) -> Result<FirstStart, Error> {
     };
     let (member, cluster) = (MemberId(id("member")?), ClusterId(id("cluster")?));
     let (members, joined, log) = (&value["members"], &value["joined"], &value["log"]);
-    if id("checksum")? != u64::from(checksum((member, cluster), members, joined, log)) {
+    let birth = if value["birth"].is_null() { Birth::default() } else { Birth(id("birth")?) };
+    if id("checksum")? != u64::from(checksum((member, cluster), members, joined, log, birth)) {
         return Err(damaged("its checksum is wrong".to_owned()));
     }
     let fields = (initial_members(members), joined.as_bool(), log.as_bool());
     let (Some(members), Some(joins), Some(has_log)) = fields else {
         return Err(damaged("its members are none".to_owned()));
     };
-    Ok(FirstStart { member, cluster, members, joins, has_log })
+    Ok(FirstStart { member, cluster, members, joins, has_log, birth })
 }
 
 /// Of all of it: another member's id would be as good as ours, and wrong.
@@ -228,9 +276,11 @@ fn checksum(
     members: &serde_json::Value,
     joined: &serde_json::Value,
     log: &serde_json::Value,
+    birth: Birth,
 ) -> u32 {
     let ids = crc32c::crc32c_append(crc32c::crc32c(&member.0.to_be_bytes()), &cluster.0.to_be_bytes());
-    crc32c::crc32c_append(ids, format!("{members}{joined}{log}").as_bytes())
+    let all = crc32c::crc32c_append(ids, format!("{members}{joined}{log}").as_bytes());
+    if birth == Birth::default() { all } else { crc32c::crc32c_append(all, &birth.0.to_be_bytes()) }
 }
 
 fn initial_members(value: &serde_json::Value) -> Option<Vec<InitialMember>> {
@@ -260,22 +310,30 @@ fn has_segments(log: &Path) -> bool {
 }
 
 fn write_identity(root: &Path, first: &FirstStart) -> io::Result<()> {
-    let FirstStart { member, cluster, members, joins, has_log } = first;
+    let FirstStart { member, cluster, members, joins, has_log, birth } = first;
     let (members, joined, log) = (initial_json(members), (*joins).into(), (*has_log).into());
-    let text = serde_json::json!({
+    let mut text = serde_json::json!({
         "format": FORMAT,
         "member": format!("{:016x}", member.0),
         "cluster": format!("{:016x}", cluster.0),
-        "checksum": format!("{:08x}", checksum((*member, *cluster), &members, &joined, &log)),
+        "checksum": format!("{:08x}", checksum((*member, *cluster), &members, &joined, &log, *birth)),
         "members": members,
         "joined": joined,
         "log": log,
     });
-    let temporary = root.join(LOCK_NEW);
+    if *birth != Birth::default() {
+        text["birth"] = format!("{:016x}", birth.0).into();
+    }
+    write_whole(root, LOCK_NEW, IDENTITY, &text.to_string())
+}
+
+/// Puts a file in its place as a whole; durable when this returns.
+fn write_whole(root: &Path, new: &str, name: &str, text: &str) -> io::Result<()> {
+    let temporary = root.join(new);
     let mut file = File::create(&temporary)?;
     writeln!(file, "{text}")?;
     file.sync_all()?;
-    fs::rename(&temporary, root.join(IDENTITY))?;
+    fs::rename(&temporary, root.join(name))?;
     File::open(root)?.sync_all()
 }
 

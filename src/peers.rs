@@ -5,6 +5,7 @@
 //! lost, and raft sends it again. States go by connections of their own, so that they delay no heartbeat.
 
 mod ask;
+mod lending;
 mod link;
 mod outbound;
 mod service;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::Capture;
 
 pub use ask::{AskError, KnownCluster, ask_members};
+pub use lending::{BorrowError, WantedState};
 use link::Link;
 pub use outbound::Outbound;
 pub use service::{Leader, PeerService};
@@ -63,6 +65,8 @@ struct Shared {
     removed: watch::Sender<bool>,
     /// States that raft has not sent yet.
     offered: Mutex<BTreeMap<MemberId, Capture>>,
+    /// One state at a time is given to who has lost its own.
+    lending: Arc<Semaphore>,
 }
 
 impl Peers {
@@ -74,8 +78,8 @@ impl Peers {
         metrics: Metrics,
     ) -> Self {
         let (removed, _) = watch::channel(false);
-        let (links, offered) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { cluster, member, runtime, metrics, links, removed, offered }))
+        let (links, offered, lending) = (Mutex::default(), Mutex::default(), Arc::new(Semaphore::new(1)));
+        Self(Arc::new(Shared { cluster, member, runtime, metrics, links, removed, offered, lending }))
     }
 
     /// Consensus' way out to the peers: to `found` until it knows members.
@@ -101,19 +105,19 @@ impl Peers {
         self.0.links.lock().get(&member).map(|link| link.channel())
     }
 
-    fn metadata(&self, to: MemberId) -> MetadataMap {
-        let mut metadata = MetadataMap::new();
-        for (key, id) in [(CLUSTER, self.0.cluster.0), (FROM, self.0.member.0), (TO, to.0)] {
-            metadata.insert(key, hexadecimal(id));
-        }
-        metadata
-    }
-
     fn request<T>(&self, to: MemberId, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        *request.metadata_mut() = self.metadata(to);
+        *request.metadata_mut() = metadata(self.0.cluster, self.0.member, to);
         request
     }
+}
+
+fn metadata(cluster: ClusterId, from: MemberId, to: MemberId) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    for (key, id) in [(CLUSTER, cluster.0), (FROM, from.0), (TO, to.0)] {
+        metadata.insert(key, hexadecimal(id));
+    }
+    metadata
 }
 
 fn hexadecimal(id: u64) -> MetadataValue<Ascii> {

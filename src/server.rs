@@ -11,6 +11,8 @@ mod listener;
 mod open;
 mod peer_thread;
 mod places;
+mod refill;
+mod remember;
 mod sniff;
 mod stages;
 mod stop;
@@ -20,6 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::config::{Config, UrlError};
+use crate::ids::LogIndex;
 use crate::{datadir, mvcc, storage};
 
 use places::Places;
@@ -32,6 +35,10 @@ pub enum Error {
     DataDir(#[from] datadir::Error),
     #[error("cannot read the store: {0}")]
     Store(#[from] storage::Error),
+    #[error(
+        "the store {path} stands for entry {applied}, but the raft log begins with entry {first}: the entries between are missing"
+    )]
+    StoreBehind { path: String, applied: LogIndex, first: LogIndex },
     #[error("cannot use the log: {0}")]
     Log(storage::Error),
     #[error("cannot read the key space: {0}")]
@@ -59,6 +66,25 @@ pub enum Error {
     NotReady(crate::consensus::ConsensusError),
 }
 
+impl Error {
+    /// The store is not what it was, or not there; the log is whole.
+    fn is_lost_store(&self) -> bool {
+        use mvcc::Error::{DamagedPair, MissingPair, Storage};
+        match self {
+            Self::Store(fault) | Self::Keyspace(Storage(fault)) => {
+                matches!(fault, storage::Error::Damaged { .. })
+            }
+            Self::StoreBehind { .. } | Self::Keyspace(DamagedPair { .. } | MissingPair { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// There is nothing in the store that could be kept.
+    fn store_is_empty(&self) -> bool {
+        matches!(self, Self::StoreBehind { applied: LogIndex(0), .. })
+    }
+}
+
 /// Opens everything and serves. `max_open_files`: the system's limit for this process.
 ///
 /// # Errors
@@ -66,7 +92,7 @@ pub enum Error {
 pub async fn start(config: Config, max_open_files: usize) -> Result<Running, Error> {
     let listeners = open::listeners(&config.listen)?;
     let first = open::first_start(&config).await?;
-    let opened = open::open(&config, first)?;
+    let opened = open::open(&config, first).await?;
     let stages = stages::start(&config, opened)?;
     stages.serve(&config, listeners, Places::new(max_open_files)).await
 }

@@ -93,6 +93,7 @@ const BANNED: &[(&str, &[&str], &[&str])] = &[
             "src/storage.rs",
             "src/storage/",
             "src/datadir.rs",
+            "src/datadir/known.rs",
             "src/config/file.rs",
             "src/config/help.rs",
             "src/logging.rs",

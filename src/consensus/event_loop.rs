@@ -17,6 +17,7 @@ use crate::courier::Outbox;
 use crate::ids::{LogPosition, MemberId};
 use crate::inbox::{Receiver, Sender, Taken, bounded};
 use crate::members::Membership;
+use crate::snapshot::Capture;
 
 /// Requests that wait for the loop; more are refused with "too many requests".
 pub(super) const MAX_QUEUED_REQUESTS: usize = 16 * 1024;
@@ -43,6 +44,8 @@ pub enum Event {
     Unreachable(MemberId),
     Transfer(Option<MemberId>),
     PercentOfLog(MemberId, oneshot::Sender<Option<u64>>),
+    /// The state is asked for, whoever leads.
+    Lend(oneshot::Sender<Capture>),
     /// Stop after what is queued before this.
     Stop,
 }
@@ -55,6 +58,8 @@ pub enum Committed {
     Install(Install),
     /// The state as of here is asked for, for this member.
     Capture(MemberId),
+    /// The same, for whoever asked.
+    Lend(oneshot::Sender<Capture>),
 }
 
 /// What the loop needs of the world beside time.
@@ -259,6 +264,7 @@ impl Loop {
                 }
                 // Who asked may have gone.
                 Event::PercentOfLog(member, reply) => drop(reply.send(self.node.percent_of_log(member))),
+                Event::Lend(asker) => self.backlog.push_back(Committed::Lend(asker)),
                 Event::Stop => go_on = false,
             }
         }

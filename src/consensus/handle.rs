@@ -18,6 +18,7 @@ use crate::courier::Courier;
 use crate::ids::{LogPosition, MemberId};
 use crate::inbox::{Refused, Sender};
 use crate::members::Membership;
+use crate::snapshot::Capture;
 
 /// Bytes of peers' messages that wait for the loop.
 const MAX_QUEUED_MESSAGE_BYTES: usize = 128 << 20;
@@ -178,6 +179,16 @@ impl Handle {
             Ok(percent) => percent.ok_or(ConsensusError::NotLeader),
             Err(_closed) => Err(ConsensusError::Stopped),
         }
+    }
+
+    /// The state after what is applied when apply comes to it.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `Stopped`.
+    pub async fn lend_state(&self) -> Result<Capture, ConsensusError> {
+        let (asker, answer) = oneshot::channel();
+        self.events.try_send_below(MAX_QUEUED_REQUESTS, Event::Lend(asker)).map_err(of_refusal)?;
+        answer.await.map_err(|_closed| ConsensusError::Stopped)
     }
 
     pub fn status(&self) -> Status {

@@ -152,6 +152,14 @@ impl Peer for PeerService {
         self.receive_state(from, request.into_inner()).await.map(Response::new)
     }
 
+    type StateStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotPiece, Status>> + Send>>;
+
+    async fn state(&self, request: Request<pb::StateRequest>) -> Result<Response<Self::StateStream>, Status> {
+        let to = self.caller(request.metadata())?;
+        let pieces = self.lend_state(to, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(pieces))))
+    }
+
     async fn members(
         &self,
         _request: Request<pb::MembersRequest>,

@@ -12,7 +12,7 @@ use super::service::PeerService;
 use super::{Peers, endpoint};
 use crate::consensus::{Handle, Message, ReceivedState, to_wire};
 use crate::ids::{LogIndex, MemberId};
-use crate::snapshot::{Capture, Incoming, Received};
+use crate::snapshot::{Capture, Incoming};
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_client::PeerClient;
 
@@ -145,9 +145,12 @@ impl PeerService {
             return Err(Status::invalid_argument("its message is not for this member"));
         }
         tracing::info!(from = %format!("{:x}", from.0), "receiving the state of a member");
-        let incoming = self.importer.begin().map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut incoming = self.importer.begin().map_err(|error| Status::unavailable(error.to_string()))?;
         let (queue, waiting) = mpsc::channel(MAX_QUEUED_PIECES);
-        let writing = tokio::task::spawn_blocking(move || write_pieces(incoming, waiting));
+        let writing = tokio::task::spawn_blocking(move || {
+            write_pieces(&mut incoming, waiting)?;
+            incoming.finish()
+        });
         let mut next = Some(first.data);
         while let Some(data) = next.take() {
             if queue.send(data).await.is_err() {
@@ -169,13 +172,13 @@ impl PeerService {
     }
 }
 
-/// For a thread that may wait. Ends with an error when the pieces end before the state does.
-fn write_pieces(
-    mut incoming: Incoming,
+/// For a thread that may wait. Returns when no more pieces come.
+pub(super) fn write_pieces(
+    incoming: &mut Incoming,
     mut waiting: mpsc::Receiver<Bytes>,
-) -> Result<Received, crate::snapshot::Error> {
+) -> Result<(), crate::snapshot::Error> {
     while let Some(piece) = waiting.blocking_recv() {
         incoming.write(&piece)?;
     }
-    incoming.finish()
+    Ok(())
 }

@@ -58,6 +58,10 @@ impl ApplyStage {
                                 let capture = self.applier.capture(Instant::now() + CAPTURE_TIME);
                                 self.peers.offer_state(&self.consensus, member, capture);
                             }
+                            // Who asked may have gone.
+                            Committed::Lend(asker) => {
+                                drop(asker.send(self.applier.capture(Instant::now() + CAPTURE_TIME)));
+                            }
                         }
                     }
                 }

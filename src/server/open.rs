@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::Error;
 use super::dispatch::{HttpScope, Serves};
 use super::listener;
+use super::refill::refill;
 use crate::alarm::Alarms;
 use crate::config::{Config, InitialMember, ListenConfig, MemberConfig, Url};
-use crate::consensus::{BEGINNING, LogTimers, Node, NodeOptions, RaftLog};
-use crate::datadir::{self, DataDir, FirstStart};
+use crate::consensus::{self, BEGINNING, LogTimers, Node, NodeOptions, RaftLog};
+use crate::datadir::{self, Birth, DataDir, FirstStart};
 use crate::ids::{LogIndex, LogPosition, MemberId};
 use crate::lease::Leases;
 use crate::members::{Members, Membership};
@@ -111,6 +112,7 @@ pub async fn first_start(config: &Config) -> Result<Option<FirstStart>, Error> {
         members: initial.clone(),
         joins: false,
         has_log: false,
+        birth: new_birth(),
     }))
 }
 
@@ -129,16 +131,30 @@ fn join(config: &Config, known: &KnownCluster) -> Result<FirstStart, Error> {
     if !member.name.is_empty() {
         return Err(Error::FirstStart(already_there(member.id)));
     }
+    let members = known.members.iter().map(of_member).collect::<Result<_, Error>>()?;
+    Ok(FirstStart {
+        member: MemberId(member.id),
+        cluster: known.id,
+        members,
+        joins: true,
+        has_log: false,
+        birth: new_birth(),
+    })
+}
+
+/// As the directory keeps it.
+///
+/// # Errors
+/// `FirstStart` when a URL is none.
+pub fn of_member(member: &pb::Member) -> Result<InitialMember, Error> {
     let parsed = |url: &String| Url::parse(url).map_err(|error| Error::FirstStart(error.to_string()));
-    let found = known.members.iter().map(|member| {
-        Ok(InitialMember {
-            id: MemberId(member.id),
-            name: member.name.clone(),
-            peer_urls: member.peer_ur_ls.iter().map(parsed).collect::<Result<_, Error>>()?,
-        })
-    });
-    let members = found.collect::<Result<_, Error>>()?;
-    Ok(FirstStart { member: MemberId(member.id), cluster: known.id, members, joins: true, has_log: false })
+    let peer_urls = member.peer_ur_ls.iter().map(parsed).collect::<Result<_, Error>>()?;
+    Ok(InitialMember { id: MemberId(member.id), name: member.name.clone(), peer_urls })
+}
+
+/// Never 0.
+fn new_birth() -> Birth {
+    Birth(rand::random_range(1..=u64::MAX))
 }
 
 /// A member that lost its data must not come back under its old id: it may have voted.
@@ -169,45 +185,137 @@ fn already_there(id: u64) -> String {
     )
 }
 
+/// The directory with its log.
+pub struct OpenedLog {
+    pub data_dir: DataDir,
+    pub wal: Wal,
+    pub content: WalContent,
+    pub metrics: Metrics,
+}
+
+/// What a store held.
+pub struct OpenedStore {
+    store: Arc<dyn Store>,
+    recovered: Recovered,
+    leases: Leases,
+    alarms: Alarms,
+    membership: Membership,
+}
+
+impl OpenedLog {
+    /// # Errors
+    /// `DataDir`, `Log`.
+    pub fn open(config: &Config, first: Option<FirstStart>) -> Result<Self, Error> {
+        let mut data_dir = DataDir::open(config, first)?;
+        let metrics = Metrics::new(config.extensive_metrics);
+        let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
+        let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
+        let (wal, content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
+        data_dir.log_made()?;
+        Ok(Self { data_dir, wal, content, metrics })
+    }
+
+    /// Opens the store below the log, and makes the one that a new cluster begins with.
+    ///
+    /// # Errors
+    /// `Store`, `StoreBehind`, `Keyspace`, `Removed`.
+    pub fn open_store(&mut self) -> Result<OpenedStore, Error> {
+        let place = self.data_dir.store();
+        let store: Arc<dyn Store> =
+            Arc::new(SledStore::open_after(&place, &SledOptions::default(), self.content.begins_after)?);
+        if let Some(initial) = self.data_dir.initial()
+            && store.applied().index == LogIndex(0)
+            && (self.content.hard_state == HardState::default() || self.content.begins_at_the_beginning())
+        {
+            bootstrap(initial, &mut self.wal, &mut self.content, &*store)?;
+        }
+        let applied = store.applied().index;
+        if let Some(needed) = consensus::needed_state(&self.content)
+            && applied < needed.at_least
+        {
+            let path = place.display().to_string();
+            return Err(Error::StoreBehind { path, applied, first: LogIndex(needed.at_least.0 + 1) });
+        }
+        let recovered = Keyspace::recover(store.clone())?;
+        let leases = Leases::recover(&*store, &recovered.attachments)?;
+        let alarms = Alarms::recover(&*store)?;
+        let membership = Membership::of_store(&*store)?;
+        if membership.is_removed(self.data_dir.member()) {
+            return Err(Error::Removed(self.data_dir.member()));
+        }
+        Ok(OpenedStore { store, recovered, leases, alarms, membership })
+    }
+
+    /// The other members, as far as the directory and the log know them.
+    ///
+    /// # Errors
+    /// `DataDir`, `Log`.
+    pub fn others(&self) -> Result<Vec<InitialMember>, Error> {
+        let mut members = membership_of(&self.data_dir.remembered());
+        for change in consensus::changes_in(&self.content, LogIndex(0)).map_err(Error::Log)? {
+            if let Err(rejection) = members.apply(&change) {
+                tracing::debug!(%rejection, "the directory knew of this change of members");
+            }
+        }
+        let own = self.data_dir.member();
+        let others = members.list().into_iter().filter(|member| member.id != own.0);
+        others.map(|member| of_member(&member)).collect()
+    }
+
+    /// # Errors
+    /// `Consensus`, `Log`.
+    pub fn begin(self, config: &Config, opened: OpenedStore) -> Result<Opened, Error> {
+        let Self { data_dir, wal, content, metrics } = self;
+        let OpenedStore { store, recovered, leases, alarms, membership } = opened;
+        let importer = store_beside(&data_dir)?;
+        let members = Members::new(membership.clone());
+        let node = node(config, (wal, content), store.applied(), &metrics, (data_dir.member(), membership))?;
+        let Recovered { keyspace, compaction_is_open, .. } = recovered;
+        Ok(Opened {
+            data_dir,
+            store,
+            keyspace,
+            compaction_is_open,
+            leases,
+            alarms,
+            members,
+            node,
+            importer,
+            metrics,
+        })
+    }
+}
+
+/// Opens everything. A store that is lost is made good from another member, when there are others.
+///
 /// # Errors
-/// `DataDir`, `Store`, `Keyspace`, `Consensus`, `Removed`.
-pub fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, Error> {
-    let mut data_dir = DataDir::open(config, first)?;
-    let metrics = Metrics::new(config.extensive_metrics);
-    let disk = Arc::new(RealDisk::new(data_dir.log()).map_err(Error::Log)?);
-    let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
-    let (mut wal, mut content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
-    data_dir.log_made()?;
+/// See `Error`.
+pub async fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, Error> {
+    let mut log = OpenedLog::open(config, first)?;
+    let opened = match log.open_store() {
+        Err(lost) if lost.is_lost_store() => {
+            let others = log.others()?;
+            if others.is_empty() {
+                return Err(lost);
+            }
+            refill(&mut log, &others, &lost).await?;
+            log.open_store()?
+        }
+        opened => opened?,
+    };
+    log.begin(config, opened)
+}
+
+/// Where states of other members come in: beside the store, which is made when there is none.
+///
+/// # Errors
+/// `Store`.
+pub fn store_beside(data_dir: &DataDir) -> Result<Importer, Error> {
     let (place, options) = (data_dir.store(), SledOptions::default());
-    let store: Arc<dyn Store> = Arc::new(SledStore::open_after(&place, &options, content.begins_after)?);
-    let importer = Importer::new(move || Ok(Arc::new(SledStore::begin_beside(&place, &options)?)));
-    if let Some(initial) = data_dir.initial()
-        && store.applied().index == LogIndex(0)
-        && (content.hard_state == HardState::default() || content.begins_at_the_beginning())
-    {
-        bootstrap(initial, &mut wal, &mut content, &*store)?;
+    if !place.exists() {
+        drop(SledStore::open(&place, &options)?);
     }
-    let Recovered { keyspace, attachments, compaction_is_open } = Keyspace::recover(store.clone())?;
-    let leases = Leases::recover(&*store, &attachments)?;
-    let alarms = Alarms::recover(&*store)?;
-    let membership = Membership::of_store(&*store)?;
-    if membership.is_removed(data_dir.member()) {
-        return Err(Error::Removed(data_dir.member()));
-    }
-    let members = Members::new(membership.clone());
-    let node = node(config, (wal, content), store.applied(), &metrics, (data_dir.member(), membership))?;
-    Ok(Opened {
-        data_dir,
-        store,
-        keyspace,
-        compaction_is_open,
-        leases,
-        alarms,
-        members,
-        node,
-        importer,
-        metrics,
-    })
+    Ok(Importer::new(move || Ok(Arc::new(SledStore::begin_beside(&place, &options)?))))
 }
 
 /// The state that every member of a new cluster begins with. A crash before its end is made good by the next start.

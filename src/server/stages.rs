@@ -16,6 +16,7 @@ use super::listener::{self, ConnectionOptions, Workers};
 use super::open::{Listener, Opened, membership_of};
 use super::peer_thread::{PeerServing, PeerThread};
 use super::places::Places;
+use super::remember;
 use super::stop::{Front, Running, StageEnd};
 use crate::apply::Applier;
 use crate::background;
@@ -269,6 +270,7 @@ impl Stages {
             self.metrics.clone(),
             move |term| leading.lead(term),
         ));
+        jobs.spawn(remember::run(self.members.clone(), self.data_dir.known().clone()));
         if let Some(keep) = config.auto_compaction {
             jobs.spawn(background::auto_compact::run(keep, self.reader.clone(), self.consensus.clone()));
         }

@@ -26,6 +26,12 @@ pub struct Capture {
     bytes: u64,
 }
 
+impl std::fmt::Debug for Capture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capture").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
 impl Capture {
     /// `rows`: those of every table beside the key space's own, each with a value, as of `position`.
     pub fn new(

@@ -92,7 +92,8 @@ pub struct WalContent {
 impl WalContent {
     /// Nothing of the log was cut: its entries follow the one that every member begins with.
     pub fn begins_at_the_beginning(&self) -> bool {
-        self.begins_after.is_none() && self.entries.first().is_none_or(|first| first.index == 2)
+        let is_first = |first: &WalEntry| first.index == 2;
+        self.begins_after.is_none() && self.entries.first().map_or(self.hard_state.commit <= 1, is_first)
     }
 }
 

@@ -5,6 +5,7 @@
 //! `DECKLOG_CLUSTER_RUNS` and `DECKLOG_CLUSTER_SEED` choose how many runs and which.
 
 mod changes;
+mod healing;
 mod load;
 mod members;
 #[path = "../common/peers.rs"]

@@ -1,7 +1,7 @@
 //! The members as processes.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -28,15 +28,20 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(size: usize) -> Self {
+        Self::start_with(size, &[]).await
+    }
+
+    /// With more flags for every member.
+    pub async fn start_with(size: usize, flags: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_decklog"));
-        let mut launches: Vec<Launch> = (0..size).map(|_| Launch::new(program, &[])).collect();
+        let mut launches: Vec<Launch> = (0..size).map(|_| Launch::new(program, flags)).collect();
         let peer = |launch: &Launch| format!("http://127.0.0.1:{}", launch.peer_port);
         let names = launches.iter().enumerate();
         let initial: Vec<String> =
             names.map(|(place, launch)| format!("m{place}={}", peer(launch))).collect();
         for (place, launch) in launches.iter_mut().enumerate() {
-            launch.more_flags =
-                vec![format!("--name=m{place}"), format!("--initial-cluster={}", initial.join(","))];
+            let own = [format!("--name=m{place}"), format!("--initial-cluster={}", initial.join(","))];
+            launch.more_flags.extend(own);
         }
         let urls = launches.iter().map(Launch::client_url).collect();
         let mut cluster = Self {
@@ -101,6 +106,28 @@ impl Cluster {
         let Server { process, launch, .. } = self.servers[place].take().expect("it runs");
         drop(process);
         self.launches[place] = Some(launch);
+    }
+
+    /// The data directory of a member, up or down.
+    pub fn data(&self, place: usize) -> PathBuf {
+        self.launch_of(place).folder.path().join("data")
+    }
+
+    /// What a member has written since its start.
+    pub fn log(&self, place: usize) -> String {
+        self.launch_of(place).log()
+    }
+
+    /// Starts a member that is down, waits for nothing, and kills it after a time.
+    pub async fn start_and_kill(&self, place: usize, after: Duration) {
+        let process = self.launches[place].as_ref().expect("it is down").spawn();
+        drop(tokio::time::timeout(after, std::future::pending::<()>()).await);
+        drop(process);
+    }
+
+    fn launch_of(&self, place: usize) -> &Launch {
+        let up = self.servers[place].as_ref().map(|server| &server.launch);
+        self.launches[place].as_ref().or(up).expect("it is up or down")
     }
 
     pub fn signal(&self, place: usize, signal: &str) {

@@ -1,0 +1,158 @@
+//! Members that have lost something of their own, and what of it they get back from the others.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use decklog::wire::etcdserverpb::PutRequest;
+use decklog::wire::etcdserverpb::kv_client::KvClient;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tonic::Code;
+
+use crate::load::History;
+use crate::members::{Cluster, channel};
+use crate::setting;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// A write that is not answered so long is sent again.
+const PATIENCE: Duration = Duration::from_secs(1);
+const VALUE_BYTES: usize = 1 << 20;
+/// The log then leaves out what the store has.
+const NO_CATCH_UP: &str = "--snapshot-catchup-entries=1";
+
+/// Writes by one member until it is acknowledged; noted.
+async fn put(cluster: &Cluster, place: usize, key: String, value: Vec<u8>, history: &mut History) {
+    let mut client = KvClient::new(channel(&cluster.urls()[place]));
+    let acknowledged = tokio::time::timeout(LIMIT, async {
+        loop {
+            let (key, value) = (key.clone().into(), value.clone().into());
+            let put = client.put(PutRequest { key, value, ..PutRequest::default() });
+            match tokio::time::timeout(PATIENCE, put).await {
+                Ok(Ok(answer)) => return answer.into_inner().header.expect("a header").revision,
+                // A leader was lost or is to be elected.
+                Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::Unknown) => {}
+                Ok(Err(status)) => panic!("{status}"),
+                // It went to a leader that was lost.
+                Err(_elapsed) => {}
+            }
+        }
+    });
+    let revision = acknowledged.await.expect("it is written");
+    history.acknowledged.insert(key, revision);
+}
+
+async fn put_some(cluster: &Cluster, place: usize, name: &str, history: &mut History) {
+    for number in 0..20 {
+        put(cluster, place, format!("{name} {number}"), b"value".to_vec(), history).await;
+    }
+}
+
+/// Large values until every member has let go of the beginning of its log: only the store holds what stood there.
+async fn write_until_logs_are_cut(cluster: &Cluster, history: &mut History) {
+    let first = |place: usize| cluster.data(place).join("wal/0000000000000001.wal");
+    let cut = tokio::time::timeout(LIMIT, async {
+        for number in 0.. {
+            put(cluster, 0, format!("large {}", number % 8), vec![b'v'; VALUE_BYTES], history).await;
+            if (0..3).all(|place| !first(place).exists()) {
+                return;
+            }
+        }
+    });
+    cut.await.expect("logs are cut");
+}
+
+fn database(store: &Path) -> PathBuf {
+    let databases = fs::read_dir(store).expect("a store").map(|entry| entry.expect("an entry").path());
+    let is_database = |path: &PathBuf| path.join("db").is_file();
+    databases.into_iter().find(is_database).expect("it has a database").join("db")
+}
+
+fn remove(store: &Path) {
+    fs::remove_dir_all(store).expect("it can be removed");
+}
+
+fn empty(store: &Path) {
+    let file = OpenOptions::new().write(true).open(database(store)).expect("it is there");
+    file.set_len(0).expect("it can be cut");
+}
+
+/// Bits of its middle are turned over: so many that some are of rows. Each write is flushed.
+fn damage(store: &Path) {
+    let path = database(store);
+    let file = OpenOptions::new().read(true).write(true).open(&path).expect("it is there");
+    let bytes = file.metadata().expect("it has a length").len();
+    for offset in (bytes / 4..bytes / 2).step_by(64 << 10) {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).expect("the byte is there");
+        file.write_all_at(&[byte[0] ^ 0x10], offset).expect("it can be written");
+    }
+}
+
+/// Whatever is left of a store: the member gets it back by itself, all that was acknowledged is there, and it counts in the
+/// quorum again.
+#[tokio::test]
+async fn a_lost_store_is_made_good_by_the_others() {
+    let mut cluster = Cluster::start_with(3, &[NO_CATCH_UP]).await;
+    let mut history = History::default();
+    write_until_logs_are_cut(&cluster, &mut history).await;
+    let cases: [(fn(&Path), bool); 3] = [(remove, false), (empty, true), (damage, true)];
+    for (victim, (lose, is_kept)) in cases.into_iter().enumerate() {
+        let (one, other) = ((victim + 1) % 3, (victim + 2) % 3);
+        cluster.kill(victim);
+        lose(&cluster.data(victim).join("store"));
+        put_some(&cluster, one, &format!("without {victim}"), &mut history).await;
+        cluster.launch(victim).await;
+        let log = cluster.log(victim);
+        assert!(log.contains("the store is lost"), "{log}");
+        assert!(log.contains("is in the place of the lost store"), "{log}");
+        assert_eq!(cluster.data(victim).join("store.lost-1").exists(), is_kept, "{log}");
+        cluster.check(&history).await;
+        cluster.kill(other);
+        put_some(&cluster, victim, &format!("with {victim}"), &mut history).await;
+        cluster.launch(other).await;
+    }
+    cluster.check(&history).await;
+}
+
+/// Without the one that has lost its store there is no quorum: the other gives its state all the same.
+#[tokio::test]
+async fn a_lost_store_is_made_good_without_a_leader() {
+    let mut cluster = Cluster::start_with(3, &[NO_CATCH_UP]).await;
+    let mut history = History::default();
+    write_until_logs_are_cut(&cluster, &mut history).await;
+    cluster.kill(2);
+    put_some(&cluster, 0, "of two", &mut history).await;
+    cluster.kill(0);
+    cluster.kill(1);
+    remove(&cluster.data(0).join("store"));
+    cluster.launch_places(&[0, 1]).await;
+    put_some(&cluster, 0, "after", &mut history).await;
+    cluster.launch(2).await;
+    cluster.check(&history).await;
+}
+
+/// Killed at any moment of it, again and again.
+#[tokio::test]
+async fn a_lost_store_is_made_good_whenever_that_is_cut_short() {
+    let seed = setting("DECKLOG_CLUSTER_SEED").unwrap_or_else(rand::random);
+    println!("DECKLOG_CLUSTER_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start_with(3, &[NO_CATCH_UP]).await;
+    let mut history = History::default();
+    write_until_logs_are_cut(&cluster, &mut history).await;
+    cluster.kill(1);
+    empty(&cluster.data(1).join("store"));
+    for time in 0..8 {
+        put_some(&cluster, 0, &format!("meanwhile {time}"), &mut history).await;
+        cluster.start_and_kill(1, Duration::from_millis(random.random_range(10..800))).await;
+    }
+    cluster.launch(1).await;
+    cluster.check(&history).await;
+    // With it alone as a second.
+    cluster.kill(2);
+    put_some(&cluster, 1, "after", &mut history).await;
+    cluster.launch(2).await;
+    cluster.check(&history).await;
+}
