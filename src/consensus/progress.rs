@@ -78,7 +78,10 @@ impl Progress {
             return;
         }
         *self.leader_since.lock() = (leader != MemberId(0)).then(Instant::now);
-        if leader != MemberId(0) {
+        if leader == MemberId(0) {
+            tracing::warn!(before = %format!("{before:x}"), "nobody leads");
+        } else {
+            tracing::info!(leader = %format!("{:x}", leader.0), "a member leads");
             self.leader_changes.fetch_add(1, Ordering::Relaxed);
         }
     }

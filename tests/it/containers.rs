@@ -136,6 +136,11 @@ impl Project {
         docker(&["inspect", "--format", "{{.State.Health.Status}}", &self.container(service)])
     }
 
+    /// What the member wrote so far.
+    fn log(&self, service: &str) -> String {
+        run(Command::new("docker").args(["logs", &self.container(service)])).stderr_text()
+    }
+
     async fn wait_until_all_are_healthy(&self) {
         wait_until("the engine says that all are healthy", || {
             SERVICES.iter().all(|service| self.health(service) == "healthy")
@@ -235,7 +240,12 @@ async fn containers_form_a_cluster() {
         for number in 0..5 {
             project.put(service, &format!("{service}{number}"), "meanwhile").await;
         }
+        wait_until("the log names both leaders", || {
+            project.log(service).matches("\"a member leads\"").count() >= 2
+        })
+        .await;
     }
+    wait_until("the log says that nobody leads", || project.log(cut).contains("\"nobody leads\"")).await;
     docker(&["network", "connect", "--alias", cut, &network, &container]);
     wait_until("the member is reached again", || {
         let endpoint = run(Command::new("docker").args(["port", &container, "2379/tcp"])).stdout_text();
