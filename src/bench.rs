@@ -76,9 +76,9 @@ pub struct Options {
     /// Put all keys first (ranges need some).
     #[arg(long)]
     pub fill: bool,
-    /// The server's process: its CPU time and memory are reported.
-    #[arg(long)]
-    pub pid: Option<u32>,
+    /// A server's process: its CPU time and memory are reported; of several, the sums.
+    #[arg(long = "pid")]
+    pub pids: Vec<u32>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -1,8 +1,8 @@
 //! The chart: a group of bars per case, on a scale where doubling is always the same step.
 
-use super::{MEASURES, Row};
+use crate::report::{MEASURES, Row};
 
-const COLOURS: [&str; 3] = ["#2f81c7", "#3fa66a", "#c77b2f"];
+const COLOURS: [&str; 4] = ["#2f81c7", "#3fa66a", "#c77b2f", "#8a63c7"];
 const LEFT: f64 = 250.0;
 const STEP: f64 = 90.0;
 const BAR: f64 = 9.0;
@@ -20,7 +20,8 @@ pub fn draw(rows: &[Row]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#7d8590\">\n"
     );
-    for (place, (name, _, _)) in MEASURES.iter().enumerate() {
+    let is_drawn = |place: usize| rows.iter().any(|row| row.better[place].median.is_finite());
+    for (place, (name, _, _)) in MEASURES.iter().enumerate().filter(|(place, _)| is_drawn(*place)) {
         let at = LEFT + 150.0 * place as f64;
         svg += &format!(
             "<rect x=\"{at}\" y=\"10\" width=\"12\" height=\"12\" fill=\"{}\"/><text x=\"{}\" y=\"20\">{name}</text>\n",

@@ -1,10 +1,14 @@
-//! A server on a fresh directory and free loopback ports, ended by its process when dropped.
+//! Members on fresh directories and free loopback ports, each ended by its process when dropped.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// How long a member may take to serve.
+const LIMIT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Whose server it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +17,44 @@ pub enum Kind {
     Decklog,
 }
 
-pub struct Server {
-    child: Child,
+/// What both are measured with.
+pub struct Programs {
+    pub etcd: String,
+    pub decklog: String,
+}
+
+impl Programs {
+    /// The server of this kind.
+    pub fn of(&self, kind: Kind) -> &str {
+        match kind {
+            Kind::Etcd => &self.etcd,
+            Kind::Decklog => &self.decklog,
+        }
+    }
+}
+
+/// The kinds in the order of a round: neither always runs on a machine that the other has warmed.
+pub fn order(round: usize) -> [Kind; 2] {
+    if round % 2 == 1 { [Kind::Decklog, Kind::Etcd] } else { [Kind::Etcd, Kind::Decklog] }
+}
+
+/// A member's process, and what it was started with.
+pub struct Member {
+    program: String,
+    args: Vec<String>,
+    child: Option<Child>,
     directory: PathBuf,
-    pub endpoint: String,
-    /// From the start of the process until it was healthy.
+    client_port: u16,
+    pub peer_url: String,
+}
+
+/// Members that began together.
+pub struct Cluster {
+    pub members: Vec<Member>,
+    /// From the start of the processes until all were healthy.
     pub started_in: Duration,
+    program: String,
+    more: Vec<String>,
 }
 
 /// # Errors
@@ -26,7 +62,9 @@ pub struct Server {
 pub fn find_etcd() -> Result<String, String> {
     let peers = std::env::var("DECKLOG_PEERS").unwrap_or_default();
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut candidates = peers.split(':').chain(path.split(':')).map(|directory| format!("{directory}/etcd"));
+    let folders = peers.split(':').flat_map(|folder| [folder.to_owned(), format!("{folder}/bin")]);
+    let mut candidates =
+        folders.chain(path.split(':').map(str::to_owned)).map(|folder| format!("{folder}/etcd"));
     candidates.find(|candidate| PathBuf::from(candidate).is_file()).ok_or_else(|| {
         "etcd is neither in $DECKLOG_PEERS nor in PATH; tests/peers.sh DIR fetches it".to_owned()
     })
@@ -37,39 +75,130 @@ fn free_port() -> Result<u16, String> {
     listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
 }
 
-impl Server {
+impl Member {
+    /// Starts nothing yet: its cluster is not known.
+    fn new(program: &str, name: &str, more: &[String]) -> Result<Self, String> {
+        let (client_port, peer_port) = (free_port()?, free_port()?);
+        let (client, peer) =
+            (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+        let folder = format!("decklog-compare-{}-{client_port}", std::process::id());
+        let directory = std::env::temp_dir().join(folder);
+        let mut args = vec![
+            format!("--name={name}"),
+            "--log-level=error".to_owned(),
+            format!("--data-dir={}", directory.display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+        ];
+        args.extend_from_slice(more);
+        Ok(Self { program: program.to_owned(), args, child: None, directory, client_port, peer_url: peer })
+    }
+
+    /// Starts the process, and waits for nothing.
+    ///
     /// # Errors
-    /// When it does not serve in time.
-    pub fn start(kind: Kind, program: &str) -> Result<Self, String> {
-        let (client, peer) = (free_port()?, free_port()?);
-        let directory = std::env::temp_dir().join(format!("decklog-compare-{}-{client}", std::process::id()));
-        let (client_url, peer_url) =
-            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let began = Instant::now();
-        let child = Command::new(program)
-            .args(["--name", "m", "--log-level", "error", "--data-dir"])
-            .arg(&directory)
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("m={peer_url}")])
+    /// When it cannot be started.
+    pub fn launch(&mut self) -> Result<(), String> {
+        let child = Command::new(&self.program)
+            .args(&self.args)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| format!("{program}: {error}"))?;
-        let mut server = Self { child, directory, endpoint: client_url, started_in: Duration::ZERO };
-        while !is_healthy(client) {
-            let ended = server.child.try_wait().map_err(|error| error.to_string())?;
-            if ended.is_some() || began.elapsed() > Duration::from_secs(30) {
-                return Err(format!("{kind:?} does not serve: {ended:?}"));
-            }
-            std::thread::yield_now();
-        }
-        server.started_in = began.elapsed();
-        Ok(server)
+            .map_err(|error| format!("{}: {error}", self.program))?;
+        self.child = Some(child);
+        Ok(())
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// With SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take()
+            && let Err(error) = child.kill().and_then(|()| child.wait())
+        {
+            eprintln!("compare: cannot end a server: {error}");
+        }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// # Errors
+    /// When it ends, or does not serve in time.
+    pub async fn wait_until_healthy(&mut self) -> Result<(), String> {
+        let began = Instant::now();
+        while !is_healthy(self.client_port) {
+            self.check_runs()?;
+            if began.elapsed() > LIMIT {
+                return Err(format!("{} does not serve in time", self.program));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When it has ended.
+    pub fn check_runs(&mut self) -> Result<(), String> {
+        let child = self.child.as_mut().ok_or("it was not started")?;
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) => Err(format!("{} ended: {status}; {}", self.program, self.args.join(" "))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts `size` members with `more` flags behind the usual ones, and waits until all are healthy.
+    ///
+    /// # Errors
+    /// When one does not serve in time.
+    pub async fn start(program: &str, size: usize, more: &[&str]) -> Result<Self, String> {
+        let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+        let members = (0..size).map(|place| Member::new(program, &format!("m{place}"), &more));
+        let members = members.collect::<Result<_, _>>()?;
+        let mut cluster = Self { members, started_in: Duration::ZERO, program: program.to_owned(), more };
+        let initial = cluster.initial();
+        let began = Instant::now();
+        for member in &mut cluster.members {
+            member.args.push(format!("--initial-cluster={initial}"));
+            member.launch()?;
+        }
+        for member in &mut cluster.members {
+            member.wait_until_healthy().await?;
+        }
+        cluster.started_in = began.elapsed();
+        Ok(cluster)
+    }
+
+    fn initial(&self) -> String {
+        let named = self.members.iter().enumerate();
+        named.map(|(place, member)| format!("m{place}={}", member.peer_url)).collect::<Vec<_>>().join(",")
+    }
+
+    /// One that is to join this cluster and is not started yet.
+    ///
+    /// # Errors
+    /// When there is no port for it.
+    pub fn newcomer(&self) -> Result<Member, String> {
+        let name = format!("m{}", self.members.len());
+        let mut member = Member::new(&self.program, &name, &self.more)?;
+        member.args.push("--initial-cluster-state=existing".to_owned());
+        member.args.push(format!("--initial-cluster={},{name}={}", self.initial(), member.peer_url));
+        Ok(member)
+    }
+
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(Member::endpoint).collect()
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().filter_map(Member::pid).collect()
     }
 }
 
@@ -85,12 +214,12 @@ fn is_healthy(port: u16) -> bool {
     ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""))
 }
 
-impl Drop for Server {
+impl Drop for Member {
     fn drop(&mut self) {
-        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("compare: cannot end a server: {error}");
-        }
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+        self.kill();
+        if self.directory.exists()
+            && let Err(error) = std::fs::remove_dir_all(&self.directory)
+        {
             eprintln!("compare: cannot remove {}: {error}", self.directory.display());
         }
     }

@@ -113,7 +113,7 @@ async fn measure(
 ) -> Result<Measured, Box<dyn std::error::Error>> {
     tokio::time::sleep(Duration::from_secs_f64(options.warm_up)).await;
     let bar = progress(options);
-    let cpu_before = options.pid.and_then(cpu::nanoseconds);
+    let cpu_before = cpu::nanoseconds(&options.pids);
     let began = Instant::now();
     shared.measuring.store(true, Ordering::Relaxed);
     let limit = Duration::from_secs_f64(options.seconds);
@@ -129,7 +129,7 @@ async fn measure(
     }
     shared.measuring.store(false, Ordering::Relaxed);
     let took = began.elapsed();
-    let cpu_after = options.pid.and_then(cpu::nanoseconds);
+    let cpu_after = cpu::nanoseconds(&options.pids);
     shared.stopped.store(true, Ordering::Relaxed);
     bar.finish_and_clear();
     let mut tally = Tally::default();
@@ -141,7 +141,7 @@ async fn measure(
     let cpu =
         cpu_before.zip(cpu_after).map(|(before, after)| Duration::from_nanos(after.saturating_sub(before)));
     let name = options.case.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
-    let resident_bytes = options.pid.and_then(cpu::resident_bytes);
+    let resident_bytes = cpu::resident_bytes(&options.pids);
     Ok(Measured { case: name, tally, took, cpu, resident_bytes })
 }
 
