@@ -52,7 +52,8 @@ pub fn draw(rows: &[Row]) -> String {
         );
         for (number, spread) in row.better.iter().enumerate().filter(|(_, spread)| spread.median.is_finite())
         {
-            let y = top + (BAR + 2.0) * number as f64;
+            // What happens once has one bar, in the place of the first.
+            let y = top + (BAR + 2.0) * (number % 3) as f64;
             let (from, to) = (x(1.0).min(x(spread.median)), x(1.0).max(x(spread.median)));
             let middle = y + BAR / 2.0;
             svg += &format!(

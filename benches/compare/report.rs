@@ -215,7 +215,7 @@ fn times(rows: &[Row]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut text = String::from("\n| from, to | time | etcd ms | Decklog ms |\n| --- | --- | --- | --- |\n");
+    let mut text = String::from("\n| once | time | etcd ms | Decklog ms |\n| --- | --- | --- | --- |\n");
     for row in rows {
         if let (Some(better), Some((etcd, decklog))) = (row.better.last(), row.sides.last()) {
             let side = |Spread { median, low, high }: &Spread| format!("{median:.0} ({low:.0} to {high:.0})");

@@ -39,7 +39,7 @@ const CASES: &[(&str, &[&str], To)] = &[
     ),
 ];
 
-const FAIL_OVER: &str = "kill -9 of the leader to the next accepted write";
+const FAIL_OVER: &str = "leader killed, next accepted write";
 /// How long one of these may take.
 const LIMIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(5);
@@ -69,10 +69,7 @@ pub async fn measure(programs: &Programs, options: &Options) -> Result<Vec<Case>
         }
     }
     let mut killed = Case::new(FAIL_OVER, &[]);
-    let mut joined = Case::new(
-        &format!("a fresh member joins a store of {} keys, until it is in sync", options.keys),
-        &[],
-    );
+    let mut joined = Case::new(&format!("new member, {} keys, in sync", options.keys), &[]);
     for kind in order(0) {
         eprintln!("{kind:?}: {FAIL_OVER}");
         for result in fail_over(programs.of(kind), options.kills).await? {

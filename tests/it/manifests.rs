@@ -3,9 +3,13 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
+use std::process::Command;
 
 use decklog::config::{self, Config, Invocation};
 use serde_json::Value;
+
+use crate::server::decklog_program;
 
 fn text_of(name: &str) -> String {
     let path = format!("{}/deploy/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -95,6 +99,26 @@ fn the_static_pod_listens_on_loopback_and_is_probed_where_it_listens() {
         let flag = warning.split(['=', ' ']).next().expect("a word");
         assert!(flag.starts_with("--") && idle.contains(flag), "{warning}");
     }
+}
+
+/// By systemd's own words, where there is one.
+#[test]
+fn the_unit_is_one_for_systemd() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("decklog.service");
+    // It looks whether the program is there.
+    let program = decklog_program().to_str().expect("a path of letters");
+    let unit = text_of("decklog.service").replace("/usr/local/bin/decklog", program);
+    fs::write(&path, unit).expect("written");
+    let output = match Command::new("systemd-analyze").arg("verify").arg(&path).output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("SKIPPED the_unit_is_one_for_systemd: there is no systemd-analyze");
+            return;
+        }
+        output => output.expect("it runs"),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
 #[test]
