@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ use crate::wire::peer::peer_server::Peer;
 
 /// Echoes that the peer has not taken; it can do without one.
 const MAX_QUEUED_ECHOES: usize = 8;
+
+/// How long this member tries to know all changes of members before it tells who they are; below what the asking one waits.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// What the leader does for other members' clients. Errors are for the clients.
 #[tonic::async_trait]
@@ -164,6 +168,11 @@ impl Peer for PeerService {
         &self,
         _request: Request<pb::MembersRequest>,
     ) -> Result<Response<pb::MembersReply>, Status> {
+        // Who asks has perhaps been added a moment ago, and this member need not have heard of it. Without a leader, what is
+        // known here is the best that there is.
+        if self.consensus.status().leader != MemberId(0) {
+            drop(tokio::time::timeout(CATCH_UP, self.consensus.read_barrier()).await);
+        }
         let members = self.members.now();
         Ok(Response::new(pb::MembersReply {
             cluster_id: self.peers.0.cluster.0,
