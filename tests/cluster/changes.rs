@@ -155,7 +155,7 @@ async fn a_member_joins_as_a_learner_and_is_promoted() {
     let leader = cluster.leader().await;
     let one = (leader + 1) % 3;
     cluster.put_at(one, "k", "before").await;
-    let (place, url) = cluster.newcomer();
+    let (place, url) = cluster.newcomer().await;
     let members = once_healthy(async || add(&cluster, one, &url, true).await).await;
     let id = members.iter().find(|member| member.is_learner).expect("it is a learner").id;
     cluster.launch(place).await;

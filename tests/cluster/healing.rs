@@ -11,8 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tonic::Code;
 
-use crate::load::History;
-use crate::members::{Cluster, channel};
+use crate::members::{Acknowledged, Cluster, Options, channel};
 use crate::setting;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,7 +22,7 @@ const VALUE_BYTES: usize = 1 << 20;
 const NO_CATCH_UP: &str = "--snapshot-catchup-entries=1";
 
 /// Writes by one member until it is acknowledged; noted.
-async fn put(cluster: &Cluster, place: usize, key: String, value: Vec<u8>, history: &mut History) {
+async fn put(cluster: &Cluster, place: usize, key: String, value: Vec<u8>, history: &mut Acknowledged) {
     let mut client = KvClient::new(channel(&cluster.urls()[place]));
     let acknowledged = tokio::time::timeout(LIMIT, async {
         loop {
@@ -40,17 +39,17 @@ async fn put(cluster: &Cluster, place: usize, key: String, value: Vec<u8>, histo
         }
     });
     let revision = acknowledged.await.expect("it is written");
-    history.acknowledged.insert(key, revision);
+    history.insert(key, revision);
 }
 
-async fn put_some(cluster: &Cluster, place: usize, name: &str, history: &mut History) {
+async fn put_some(cluster: &Cluster, place: usize, name: &str, history: &mut Acknowledged) {
     for number in 0..20 {
         put(cluster, place, format!("{name} {number}"), b"value".to_vec(), history).await;
     }
 }
 
 /// Large values until every member has let go of the beginning of its log: only the store holds what stood there.
-async fn write_until_logs_are_cut(cluster: &Cluster, history: &mut History) {
+async fn write_until_logs_are_cut(cluster: &Cluster, history: &mut Acknowledged) {
     let first = |place: usize| cluster.data(place).join("wal/0000000000000001.wal");
     let cut = tokio::time::timeout(LIMIT, async {
         for number in 0.. {
@@ -94,8 +93,8 @@ fn damage(store: &Path) {
 /// quorum again.
 #[tokio::test]
 async fn a_lost_store_is_made_good_by_the_others() {
-    let mut cluster = Cluster::start_with(3, &[NO_CATCH_UP]).await;
-    let mut history = History::default();
+    let mut cluster = Cluster::start_with(3, Options::with_flags(&[NO_CATCH_UP])).await;
+    let mut history = Acknowledged::new();
     write_until_logs_are_cut(&cluster, &mut history).await;
     let cases: [(fn(&Path), bool); 3] = [(remove, false), (empty, true), (damage, true)];
     for (victim, (lose, is_kept)) in cases.into_iter().enumerate() {
@@ -119,8 +118,8 @@ async fn a_lost_store_is_made_good_by_the_others() {
 /// Without the one that has lost its store there is no quorum: the other gives its state all the same.
 #[tokio::test]
 async fn a_lost_store_is_made_good_without_a_leader() {
-    let mut cluster = Cluster::start_with(3, &[NO_CATCH_UP]).await;
-    let mut history = History::default();
+    let mut cluster = Cluster::start_with(3, Options::with_flags(&[NO_CATCH_UP])).await;
+    let mut history = Acknowledged::new();
     write_until_logs_are_cut(&cluster, &mut history).await;
     cluster.kill(2);
     put_some(&cluster, 0, "of two", &mut history).await;
@@ -139,8 +138,8 @@ async fn a_lost_store_is_made_good_whenever_that_is_cut_short() {
     let seed = setting("DECKLOG_CLUSTER_SEED").unwrap_or_else(rand::random);
     println!("DECKLOG_CLUSTER_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start_with(3, &[NO_CATCH_UP]).await;
-    let mut history = History::default();
+    let mut cluster = Cluster::start_with(3, Options::with_flags(&[NO_CATCH_UP])).await;
+    let mut history = Acknowledged::new();
     write_until_logs_are_cut(&cluster, &mut history).await;
     cluster.kill(1);
     empty(&cluster.data(1).join("store"));

@@ -1,164 +1,162 @@
-//! Clients that write to and read from every member all the time, and what they were told.
+//! The load of a run: clients of every kind on every member at once, begun together and ended in order.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
-use decklog::wire::etcdserverpb::{PutRequest, RangeRequest};
-use parking_lot::Mutex;
+use decklog::wire::etcdserverpb::lease_client::LeaseClient;
+use decklog::wire::etcdserverpb::watch_create_request::FilterType;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
-use tonic::{Code, Status};
 
+use crate::checker::history::{History, Watcher};
+use crate::clients::kv::KvLoad;
+use crate::clients::leases::LeaseLoad;
+use crate::clients::watches::WatchLoad;
+use crate::clients::{PREFIX, PREFIX_END};
 use crate::members::{Cluster, channel};
+use crate::recorder::{Ends, Recorder};
 
-const CLIENTS_PER_MEMBER: usize = 2;
-const KEYS: usize = 20;
-const TIMEOUT: Duration = Duration::from_secs(3);
+const KV_PER_MEMBER: usize = 2;
 const LIMIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
-
-/// What clients were told.
-#[derive(Default)]
-pub struct History {
-    /// The newest acknowledged revision of each key.
-    pub acknowledged: BTreeMap<String, i64>,
-    revisions: BTreeSet<i64>,
-    reads: u64,
-    failed: BTreeMap<String, u64>,
-}
-
-impl fmt::Display for History {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} writes, {} reads; failed: {:?}", self.revisions.len(), self.reads, self.failed)
-    }
-}
-
-struct Shared {
-    history: Mutex<History>,
-    /// The highest acknowledged revision.
-    acknowledged: AtomicI64,
-    writes: AtomicU64,
-    stop: AtomicBool,
-}
+const WRITES_OF_A_LIVING: u64 = 5;
+/// Of clients that look at the end.
+const LAST: u64 = 1000;
 
 /// See the module.
 pub struct Load {
-    shared: Arc<Shared>,
+    pub recorder: Arc<Recorder>,
     clients: JoinSet<()>,
+    watchers: JoinSet<()>,
+    last_revision: Arc<AtomicI64>,
 }
 
 impl Load {
     pub fn begin(cluster: &Cluster, seed: u64) -> Self {
-        let shared = Arc::new(Shared {
-            history: Mutex::default(),
-            acknowledged: AtomicI64::new(1),
-            writes: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-        });
-        let mut clients = JoinSet::new();
-        for (place, url) in cluster.urls().iter().enumerate() {
-            for number in 0..CLIENTS_PER_MEMBER {
-                let client = Client {
-                    kv: KvClient::new(channel(url)),
-                    random: SmallRng::seed_from_u64(seed ^ (place * 64 + number) as u64),
-                    shared: shared.clone(),
+        let last_revision = Arc::new(AtomicI64::new(i64::MAX));
+        let recorder = Arc::new(Recorder::new(cluster.urls().len()));
+        let mut load = Self { recorder, clients: JoinSet::new(), watchers: JoinSet::new(), last_revision };
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut client = 0;
+        for (member, url) in cluster.urls().iter().enumerate() {
+            let mut ends = || {
+                client += 1;
+                (Ends { client, member }, SmallRng::from_rng(&mut random), load.recorder.clone())
+            };
+            for _ in 0..KV_PER_MEMBER {
+                let (ends, random, recorder) = ends();
+                let kv = KvClient::new(channel(url));
+                let client = KvLoad { ends, kv, random, recorder, written: 0, seen: BTreeMap::new() };
+                load.clients.spawn(client.run());
+            }
+            let (ends, random, recorder) = ends();
+            let (kv, lease) = (KvClient::new(channel(url)), LeaseClient::new(channel(url)));
+            load.clients.spawn(LeaseLoad { ends, kv, lease, random, recorder, granted: 0 }.run());
+        }
+        for create in [everything(), some()] {
+            for member in 0..cluster.urls().len() {
+                client += 1;
+                let watch = WatchLoad {
+                    member,
+                    urls: cluster.urls().to_vec(),
+                    random: SmallRng::seed_from_u64(random.random()),
+                    recorder: load.recorder.clone(),
+                    create: create.clone(),
+                    watcher: Watcher { client, sessions: Vec::new() },
+                    last_revision: load.last_revision.clone(),
                 };
-                clients.spawn(client.run());
+                load.watchers.spawn(watch.run());
             }
         }
-        Self { shared, clients }
+        load
     }
 
     /// So many more are acknowledged: the cluster lives.
     pub async fn wait_for_writes(&self, count: u64) {
-        let until = self.shared.writes.load(Ordering::Relaxed) + count;
+        let until = self.recorder.writes() + count;
+        self.wait_until("writes do not go on", || self.recorder.writes() >= until).await;
+    }
+
+    /// Some more are acknowledged by every member: all live.
+    pub async fn wait_for_every_member(&self) {
+        for member in 0..self.recorder.members() {
+            let until = self.recorder.writes_at(member) + WRITES_OF_A_LIVING;
+            let failure = format!("member {member} acknowledges no writes");
+            self.wait_until(&failure, || self.recorder.writes_at(member) >= until).await;
+        }
+    }
+
+    async fn wait_until(&self, failure: &str, is_so: impl Fn() -> bool) {
         let mut looks = tokio::time::interval(LOOK);
         let came = tokio::time::timeout(LIMIT, async {
-            while self.shared.writes.load(Ordering::Relaxed) < until {
+            while !is_so() {
                 looks.tick().await;
             }
         });
-        assert!(came.await.is_ok(), "writes do not go on");
+        assert!(came.await.is_ok(), "{failure}: {}", self.recorder);
     }
 
-    pub async fn end(mut self) -> History {
-        self.shared.stop.store(true, Ordering::Relaxed);
+    /// All clients end, then each member is asked for everything, and the watchers are waited for.
+    pub async fn end(mut self, cluster: &Cluster) -> History {
+        self.recorder.end();
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("no client found anything wrong");
         }
-        std::mem::take(&mut *self.shared.history.lock())
-    }
-}
-
-struct Client {
-    kv: KvClient<Channel>,
-    random: SmallRng,
-    shared: Arc<Shared>,
-}
-
-impl Client {
-    async fn run(mut self) {
-        while !self.shared.stop.load(Ordering::Relaxed) {
-            let key = format!("key-{}", self.random.random_range(0..KEYS));
-            let before = self.shared.acknowledged.load(Ordering::Acquire);
-            let of_key = self.shared.history.lock().acknowledged.get(&key).copied().unwrap_or(0);
-            let done = tokio::time::timeout(TIMEOUT, async {
-                match self.random.random_range(0..2) {
-                    0 => self.put(&key, before).await,
-                    _ => self.read(&key, before, of_key).await,
-                }
-            });
-            let failed = match done.await {
-                Ok(Ok(())) => continue,
-                Ok(Err(status)) => {
-                    assert!(is_expected(&status), "{status}");
-                    status.message().to_owned()
-                }
-                Err(_elapsed) => "the client's own time was over".to_owned(),
-            };
-            *self.shared.history.lock().failed.entry(failed).or_default() += 1;
-            crate::let_pass(LOOK).await;
+        let mut last = 0;
+        for (member, url) in cluster.urls().iter().enumerate() {
+            last = self.read_everything(member, url).await;
         }
+        self.last_revision.store(last, Ordering::Relaxed);
+        let told = tokio::time::timeout(LIMIT, async {
+            while let Some(ended) = self.watchers.join_next().await {
+                ended.expect("no watcher found anything wrong");
+            }
+        });
+        assert!(told.await.is_ok(), "watchers are not told everything through {last}");
+        println!("{}", self.recorder);
+        self.recorder.take()
     }
 
-    async fn put(&mut self, key: &str, before: i64) -> Result<(), Status> {
-        let value = self.random.random::<u64>().to_string();
-        let request = PutRequest { key: key.to_owned().into(), value: value.into(), ..PutRequest::default() };
-        let answer = self.kv.put(request).await?.into_inner();
-        let revision = answer.header.expect("a header").revision;
-        assert!(revision > before, "a write at {revision}, after {before} was acknowledged");
-        let mut history = self.shared.history.lock();
-        assert!(history.revisions.insert(revision), "revision {revision} was given twice");
-        let newest = history.acknowledged.entry(key.to_owned()).or_default();
-        *newest = revision.max(*newest);
-        drop(history);
-        self.shared.acknowledged.fetch_max(revision, Ordering::AcqRel);
-        self.shared.writes.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn read(&mut self, key: &str, before: i64, of_key: i64) -> Result<(), Status> {
-        let request = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
-        let answer = self.kv.range(request).await?.into_inner();
-        let revision = answer.header.expect("a header").revision;
-        assert!(revision >= before, "a read at {revision}, after {before} was acknowledged");
-        let found = answer.kvs.first().map_or(0, |pair| pair.decode().expect("a pair").mod_revision);
-        assert!(found >= of_key, "a stale read: {found}, after {of_key} was acknowledged");
-        self.shared.history.lock().reads += 1;
-        Ok(())
+    /// The revision of what a member shows.
+    async fn read_everything(&self, member: usize, url: &str) -> i64 {
+        let ends = Ends { client: LAST + member as u64, member };
+        let pb::WatchCreateRequest { key, range_end, .. } = everything();
+        let request = pb::RangeRequest { key, range_end, ..pb::RangeRequest::default() };
+        let mut kv = KvClient::new(channel(url));
+        let read = tokio::time::timeout(LIMIT, async {
+            loop {
+                let answer = self.recorder.ask(ends, (&request).into(), kv.range(request.clone()));
+                if let Ok(answer) = answer.await {
+                    return answer.header.expect("a header").revision;
+                }
+            }
+        });
+        read.await.unwrap_or_else(|_elapsed| panic!("member {member} answers no reads: {}", self.recorder))
     }
 }
 
-/// What a client may be told while members go and come.
-fn is_expected(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Cancelled)
-        || status.message().contains("too many requests")
-        || status.message().contains("transport error")
-        || status.message().contains("h2 protocol error")
+/// All keys from the beginning, with what was before.
+fn everything() -> pb::WatchCreateRequest {
+    pb::WatchCreateRequest {
+        key: "\0".into(),
+        range_end: "\0".into(),
+        start_revision: 1,
+        prev_kv: true,
+        ..pb::WatchCreateRequest::default()
+    }
+}
+
+/// What is put under the shared keys, from now on.
+fn some() -> pb::WatchCreateRequest {
+    pb::WatchCreateRequest {
+        key: PREFIX.into(),
+        range_end: PREFIX_END.into(),
+        filters: vec![FilterType::Nodelete as i32],
+        ..pb::WatchCreateRequest::default()
+    }
 }

@@ -5,24 +5,33 @@
 //! `DECKLOG_CLUSTER_RUNS` and `DECKLOG_CLUSTER_SEED` choose how many runs and which.
 
 mod changes;
+#[path = "../check/checker.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod checker;
+mod clients;
+mod cut_off;
+mod faults;
 mod healing;
 mod load;
 mod members;
+mod network;
 #[path = "../common/peers.rs"]
-#[expect(dead_code, reason = "shared with other tests")]
 mod peers;
+mod recorder;
 #[path = "../common/servers.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod servers;
+mod small_disk;
 
 use std::time::Duration;
 
+use faults::Fault;
 use load::Load;
-use members::Cluster;
+use members::{Cluster, Options};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-const DEFAULT_RUNS: u64 = 3;
+const DEFAULT_RUNS: u64 = 5;
 const FAULTS: usize = 3;
 
 fn setting(name: &str) -> Option<u64> {
@@ -40,54 +49,61 @@ async fn a_cluster_keeps_what_it_promised_through_faults() {
     for run in 0..setting("DECKLOG_CLUSTER_RUNS").unwrap_or(DEFAULT_RUNS) {
         let seed = first.wrapping_add(run);
         println!("DECKLOG_CLUSTER_RUNS=1 DECKLOG_CLUSTER_SEED={seed}");
-        let mut random = SmallRng::seed_from_u64(seed);
-        let mut cluster = Cluster::start(3).await;
-        let load = Load::begin(&cluster, seed);
-        for _ in 0..FAULTS {
-            load.wait_for_writes(100).await;
-            fault(&mut cluster, &mut random).await;
-        }
-        load.wait_for_writes(100).await;
-        let history = load.end().await;
-        println!("{history}");
-        cluster.check(&history).await;
+        one_run(seed).await;
     }
 }
 
-async fn fault(cluster: &mut Cluster, random: &mut SmallRng) {
-    let place = random.random_range(0..3);
-    let time = Duration::from_millis(random.random_range(200..2500));
-    match random.random_range(0..5) {
-        0 => {
-            println!("the leader is killed");
-            let leader = cluster.leader().await;
-            cluster.kill(leader);
-            let_pass(time).await;
-            cluster.launch(leader).await;
-        }
-        1 => {
-            println!("member {place} is killed");
-            cluster.kill(place);
-            let_pass(time).await;
-            cluster.launch(place).await;
-        }
-        2 => {
-            println!("member {place} is paused for {time:?}");
-            cluster.signal(place, "STOP");
-            let_pass(time).await;
-            cluster.signal(place, "CONT");
-        }
-        3 => {
-            println!("all are killed");
-            (0..3).for_each(|place| cluster.kill(place));
-            cluster.launch_all().await;
-        }
-        _ => {
-            println!("member {place} stops in order");
-            cluster.stop(place).await;
-            cluster.launch(place).await;
+async fn one_run(seed: u64) {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let faults = chosen(&mut random);
+    let small_disk = faults.contains(&Fault::DiskFull).then(|| random.random_range(0..3));
+    let options = Options { small_disk, ..Options::without_patience(seed) };
+    let mut cluster = Cluster::start_with(3, options).await;
+    let load = Load::begin(&cluster, seed);
+    for fault in faults {
+        load.wait_for_writes(100).await;
+        faults::inject(&mut cluster, fault, small_disk, &mut random).await;
+    }
+    settle(&cluster, load, seed).await;
+}
+
+/// After the faults: all live, all have the same, and the history can be.
+async fn settle(cluster: &Cluster, load: Load, seed: u64) {
+    load.wait_for_every_member().await;
+    let history = load.end(cluster).await;
+    cluster.become_equal().await;
+    match checker::check(&history) {
+        Ok(summary) => println!("{summary:?}"),
+        Err(violation) => {
+            let path = std::env::temp_dir().join(format!("decklog-history-{seed}.json"));
+            std::fs::write(&path, history.to_json()).expect("the history can be written");
+            panic!("seed {seed}, {}: {violation}", path.display());
         }
     }
+}
+
+/// The faults of one run; `DECKLOG_CLUSTER_FAULTS` names others, with commas.
+fn chosen(random: &mut SmallRng) -> Vec<Fault> {
+    match std::env::var("DECKLOG_CLUSTER_FAULTS") {
+        Ok(names) => names.split(',').map(|name| Fault::named(name).expect("a fault's name")).collect(),
+        Err(_unset) => (0..FAULTS).map(|_| Fault::any(random)).collect(),
+    }
+}
+
+/// Known bug: raft looked for the leader among the members when what it had written before it was removed became
+/// durable or committed, and the process ended by a panic.
+#[tokio::test]
+async fn leaders_are_replaced_while_they_are_busy() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut cluster = Cluster::start_with(3, Options::without_patience(seed)).await;
+    let load = Load::begin(&cluster, seed);
+    for _ in 0..3 {
+        load.wait_for_writes(100).await;
+        let leader = cluster.leader().await;
+        faults::replace(&mut cluster, leader).await;
+    }
+    settle(&cluster, load, seed).await;
 }
 
 /// The leader goes in order: another leads at once, and nobody's write waits for an election.

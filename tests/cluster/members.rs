@@ -1,6 +1,7 @@
 //! The members as processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -11,79 +12,128 @@ use decklog::wire::etcdserverpb::{HashKvRequest, PutRequest, RangeRequest, Statu
 use futures_util::future::join_all;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::load::History;
+use crate::network::Network;
 use crate::servers::{Launch, Process, Server};
+use crate::small_disk::SmallDisk;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Cluster {
-    launches: Vec<Option<Launch>>,
     servers: Vec<Option<Server>>,
+    launches: Vec<Option<Launch>>,
     urls: Vec<String>,
     ids: Vec<u64>,
     /// Names and peer URLs of all.
     initial: Vec<String>,
+    /// Between the members.
+    pub network: Network,
+    disks: BTreeMap<usize, SmallDisk>,
+}
+
+/// The newest acknowledged revision of each key.
+pub type Acknowledged = BTreeMap<String, i64>;
+
+/// What a cluster is to be like.
+pub struct Options {
+    /// Decklog, or another with etcd's flags.
+    pub program: PathBuf,
+    /// Of what happens in the network by chance.
+    pub seed: u64,
+    pub flags: Vec<String>,
+    /// The place of a member with a small disk of its own.
+    pub small_disk: Option<usize>,
+}
+
+impl Options {
+    pub fn with_flags(flags: &[&str]) -> Self {
+        Self { flags: flags.iter().map(ToString::to_string).collect(), ..Self::default() }
+    }
+
+    /// Members are replaced without waiting until connections count as sound.
+    pub fn without_patience(seed: u64) -> Self {
+        Self { seed, ..Self::with_flags(&["--strict-reconfig-check=false"]) }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_decklog"));
+        Self { program, seed: 0, flags: Vec::new(), small_disk: None }
+    }
 }
 
 impl Cluster {
     pub async fn start(size: usize) -> Self {
-        Self::start_with(size, &[]).await
+        Self::start_with(size, Options::default()).await
     }
 
-    /// With more flags for every member.
-    pub async fn start_with(size: usize, flags: &[&str]) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_decklog"));
-        let mut launches: Vec<Launch> = (0..size).map(|_| Launch::new(program, flags)).collect();
-        let peer = |launch: &Launch| format!("http://127.0.0.1:{}", launch.peer_port);
-        let names = launches.iter().enumerate();
-        let initial: Vec<String> =
-            names.map(|(place, launch)| format!("m{place}={}", peer(launch))).collect();
-        for (place, launch) in launches.iter_mut().enumerate() {
-            let own = [format!("--name=m{place}"), format!("--initial-cluster={}", initial.join(","))];
-            launch.more_flags.extend(own);
-        }
-        let urls = launches.iter().map(Launch::client_url).collect();
+    pub async fn start_with(size: usize, options: Options) -> Self {
         let mut cluster = Self {
-            launches: launches.into_iter().map(Some).collect(),
-            servers: (0..size).map(|_| None).collect(),
-            urls,
-            ids: vec![0; size],
-            initial,
+            servers: Vec::new(),
+            launches: Vec::new(),
+            urls: Vec::new(),
+            ids: Vec::new(),
+            initial: Vec::new(),
+            network: Network::new(options.seed),
+            disks: BTreeMap::new(),
         };
-        cluster.launch_all().await;
-        for place in 0..size {
-            cluster.ids[place] = cluster.status(place).await.header.expect("a header").member_id;
+        for _ in 0..size {
+            cluster.add_place(&options.program, &options.flags).await;
         }
+        if let Some(place) = options.small_disk
+            && let Some(disk) = SmallDisk::mount()
+        {
+            let flag = format!("--data-dir={}", disk.data_dir().display());
+            cluster.launches[place].as_mut().expect("it is down").more_flags.push(flag);
+            cluster.disks.insert(place, disk);
+        }
+        for launch in cluster.launches.iter_mut().flatten() {
+            launch.more_flags.push(format!("--initial-cluster={}", cluster.initial.join(",")));
+        }
+        cluster.launch_all().await;
         cluster
+    }
+
+    /// A place for one more member; others reach it by the network's port for it.
+    async fn add_place(&mut self, program: &Path, flags: &[String]) -> (usize, String) {
+        let place = self.launches.len();
+        let mut launch = Launch::new(program, &[]);
+        let url = format!("http://127.0.0.1:{}", self.network.add(place, launch.peer_port).await);
+        self.initial.push(format!("m{place}={url}"));
+        launch.more_flags = vec![format!("--name=m{place}"), format!("--initial-advertise-peer-urls={url}")];
+        launch.more_flags.extend_from_slice(flags);
+        self.urls.push(launch.client_url());
+        self.launches.push(Some(launch));
+        self.servers.push(None);
+        self.ids.push(0);
+        (place, url)
+    }
+
+    /// One more member, which is to join: its place and peer URL. Nobody knows it yet.
+    pub async fn newcomer(&mut self) -> (usize, String) {
+        let (place, url) = self.add_place(&Options::default().program, &[]).await;
+        self.will_join(place);
+        (place, url)
+    }
+
+    /// The next start at a place is of a member that joins.
+    fn will_join(&mut self, place: usize) {
+        let initial = format!("--initial-cluster={}", self.initial.join(","));
+        let launch = self.launches[place].as_mut().expect("it is down");
+        launch.more_flags.extend([initial, "--initial-cluster-state=existing".to_owned()]);
     }
 
     pub fn urls(&self) -> &[String] {
         &self.urls
     }
 
-    pub async fn launch(&mut self, place: usize) {
-        let launch = self.launches[place].take().expect("it is down");
-        self.servers[place] = Some(Server::launch(launch).await);
-        self.ids[place] = self.status(place).await.header.expect("a header").member_id;
+    pub fn peer_url(&self, place: usize) -> String {
+        self.initial[place].split_once('=').expect("a name with its URL").1.to_owned()
     }
 
-    /// One more member, which is to join: its place and peer URL. Nobody knows it yet.
-    pub fn newcomer(&mut self) -> (usize, String) {
-        let place = self.launches.len();
-        let mut launch = Launch::new(Path::new(env!("CARGO_BIN_EXE_decklog")), &[]);
-        let url = format!("http://127.0.0.1:{}", launch.peer_port);
-        self.initial.push(format!("m{place}={url}"));
-        launch.more_flags = vec![
-            format!("--name=m{place}"),
-            format!("--initial-cluster={}", self.initial.join(",")),
-            "--initial-cluster-state=existing".to_owned(),
-        ];
-        self.urls.push(launch.client_url());
-        self.launches.push(Some(launch));
-        self.servers.push(None);
-        self.ids.push(0);
-        (place, url)
+    pub async fn launch(&mut self, place: usize) {
+        self.launch_places(&[place]).await;
     }
 
     /// All that are down, together.
@@ -94,11 +144,18 @@ impl Cluster {
 
     /// Those of these places that are down, together.
     pub async fn launch_places(&mut self, places: &[usize]) {
-        let launches = self.launches.iter_mut().enumerate();
-        let launches = launches.map(|(place, launch)| launch.take_if(|_| places.contains(&place)));
-        let started = join_all(launches.map(|launch| async { Some(Server::launch(launch?).await) })).await;
-        for (server, started) in self.servers.iter_mut().zip(started) {
-            *server = started.or(server.take());
+        let mut started = Vec::new();
+        for place in places {
+            if let Some(launch) = self.launches[*place].take() {
+                let server = Server::begin(launch);
+                self.network.runs(*place, server.process.0.id());
+                started.push((*place, server));
+            }
+        }
+        join_all(started.iter_mut().map(|(_, server)| server.wait_until_it_serves())).await;
+        for (place, server) in started {
+            self.servers[place] = Some(server);
+            self.ids[place] = self.status(place).await.header.expect("a header").member_id;
         }
     }
 
@@ -108,9 +165,37 @@ impl Cluster {
         self.launches[place] = Some(launch);
     }
 
+    /// Whether a member has ended by itself; it can be launched again then.
+    pub fn has_ended(&mut self, place: usize) -> bool {
+        let Some(server) = self.servers[place].as_mut() else { return true };
+        let end = server.end();
+        if let Some(end) = &end {
+            println!("member {place} ended: {end}");
+            self.kill(place);
+        }
+        end.is_some()
+    }
+
+    /// The disk of a member that has a small one.
+    pub fn disk(&self, place: usize) -> Option<&SmallDisk> {
+        self.disks.get(&place)
+    }
+
+    /// How often a member that runs, or ran, has written something.
+    pub fn count_in_log(&self, place: usize, text: &str) -> usize {
+        self.log(place).matches(text).count()
+    }
+
+    /// A member that is down loses all that it has, and starts as one that joins.
+    pub fn lose_data(&mut self, place: usize) {
+        fs::remove_dir_all(self.data(place)).expect("it is there");
+        self.will_join(place);
+    }
+
     /// The data directory of a member, up or down.
     pub fn data(&self, place: usize) -> PathBuf {
-        self.launch_of(place).folder.path().join("data")
+        let own = self.launch_of(place).folder.path().join("data");
+        self.disks.get(&place).map_or(own, SmallDisk::data_dir)
     }
 
     /// What a member has written since its start.
@@ -120,9 +205,16 @@ impl Cluster {
 
     /// Starts a member that is down, waits for nothing, and kills it after a time.
     pub async fn start_and_kill(&self, place: usize, after: Duration) {
-        let process = self.launches[place].as_ref().expect("it is down").spawn();
+        let process = self.spawn(place);
         drop(tokio::time::timeout(after, std::future::pending::<()>()).await);
         drop(process);
+    }
+
+    /// Starts a member that is down, and waits for nothing.
+    fn spawn(&self, place: usize) -> Process {
+        let process = self.launches[place].as_ref().expect("it is down").spawn();
+        self.network.runs(place, process.0.id());
+        process
     }
 
     fn launch_of(&self, place: usize) -> &Launch {
@@ -158,10 +250,9 @@ impl Cluster {
 
     /// Starts a member that must end with a fault; what it wrote.
     pub async fn fails(&mut self, place: usize) -> String {
-        let launch = self.launches[place].as_ref().expect("it is down");
-        let mut process = launch.spawn();
+        let mut process = self.spawn(place);
         let status = end_of(&mut process).await;
-        let log = launch.log();
+        let log = self.log(place);
         assert_eq!(status.and_then(|status| status.code()), Some(1), "{log}");
         log
     }
@@ -202,7 +293,21 @@ impl Cluster {
     }
 
     /// All members come to the same, and it holds everything acknowledged.
-    pub async fn check(&self, history: &History) {
+    pub async fn check(&self, acknowledged: &Acknowledged) {
+        self.become_equal().await;
+        for url in &self.urls {
+            for (key, revision) in acknowledged {
+                let request = RangeRequest { key: key.clone().into(), ..RangeRequest::default() };
+                let answer =
+                    KvClient::new(channel(url)).range(request).await.expect("it answers").into_inner();
+                let found = answer.kvs.first().map(|pair| pair.decode().expect("a pair").mod_revision);
+                assert!(found >= Some(*revision), "{key}: acknowledged at {revision}, found {found:?}");
+            }
+        }
+    }
+
+    /// All members come to the same.
+    pub async fn become_equal(&self) {
         let mut looks = tokio::time::interval(LOOK);
         let mut seen = Vec::new();
         let even = tokio::time::timeout(LIMIT, async {
@@ -220,15 +325,6 @@ impl Cluster {
             }
         });
         assert!(even.await.is_ok(), "members differ: {seen:?}");
-        for url in &self.urls {
-            for (key, revision) in &history.acknowledged {
-                let request = RangeRequest { key: key.clone().into(), ..RangeRequest::default() };
-                let answer =
-                    KvClient::new(channel(url)).range(request).await.expect("it answers").into_inner();
-                let found = answer.kvs.first().map(|pair| pair.decode().expect("a pair").mod_revision);
-                assert!(found >= Some(*revision), "{key}: acknowledged at {revision}, found {found:?}");
-            }
-        }
     }
 }
 

@@ -106,13 +106,23 @@ impl Server {
 
     /// Starts what is described and waits until it has a leader; panics with its log when it does not.
     pub async fn launch(launch: Launch) -> Self {
+        let mut server = Self::begin(launch);
+        server.wait_until_it_serves().await;
+        server
+    }
+
+    /// Starts what is described and waits for nothing.
+    pub fn begin(launch: Launch) -> Self {
         let process = launch.spawn();
         let channel = Endpoint::from_shared(launch.client_url()).expect("a valid address").connect_lazy();
-        let mut server = Self { process, launch, channel };
-        if tokio::time::timeout(START_DEADLINE, server.serves()).await.is_err() {
-            panic!("{} does not serve; its log:\n{}", server.launch.program.display(), server.launch.log());
+        Self { process, launch, channel }
+    }
+
+    /// Waits until it has a leader; panics with its log when it has none within 30 s.
+    pub async fn wait_until_it_serves(&mut self) {
+        if tokio::time::timeout(START_DEADLINE, self.serves()).await.is_err() {
+            panic!("{} does not serve; its log:\n{}", self.launch.program.display(), self.launch.log());
         }
-        server
     }
 
     /// When the server has ended: how, and the end of its log.
