@@ -187,22 +187,28 @@ impl Leases {
         std::mem::take(&mut self.0.lock().rows)
     }
 
-    /// This member leads in `term`. The first time in a term every lease begins anew, by `extension` longer: so long
-    /// the leader before may have renewed it unseen. What that one had put into the log does nothing any more.
-    pub fn lead(&self, term: Term, now: Instant, extension: Duration) {
+    /// This member leads in `term`, and the newest entry applied here is of the term `applied`. The first time in a term
+    /// every lease begins anew, by `extension` longer: so long the leader before may have renewed it unseen. What that one
+    /// had put into the log does nothing any more. `false` while an entry of the term is still to be applied: what the
+    /// leader before had lifted of a lease's checkpoint, and promised, may not be known here yet.
+    pub fn lead(&self, term: Term, applied: Term, now: Instant, extension: Duration) -> bool {
         let inner = &mut *self.0.lock();
+        if applied != term || term < inner.led {
+            return false;
+        }
         if inner.led == term {
-            return;
+            return true;
         }
         let is_first = std::mem::replace(&mut inner.led, term) == Term(0);
         if is_first && extension.is_zero() {
-            return;
+            return true;
         }
         inner.ordered.clear();
         inner.deadlines.start(&inner.leases, now);
         for (id, lease) in &inner.leases {
             inner.deadlines.set(*id, now + lease.start_with() + extension);
         }
+        true
     }
 
     /// Begins a lease's time anew; `None` when there is none, or when it is due and about to go.
@@ -371,6 +377,20 @@ mod tests {
         assert_eq!(leases.time_to_live(LeaseId(7), false, at(18)).map(|t| t.remaining), Some(1));
         assert_eq!(leases.due(at(19), 10), [LeaseId(7)]);
         assert_eq!(leases.renew(LeaseId(7), at(19)), None);
+    }
+
+    /// Found by the simulated clusters: the new leader began the time that the checkpoint left, and applied its lift after.
+    #[test]
+    fn a_new_leader_begins_no_time_before_it_knows_what_the_one_before_has_promised() {
+        let (leases, now) = (Leases::default(), Instant::now());
+        leases.grant(LeaseId(7), 1000).expect("granted");
+        leases.checkpoint(LeaseId(7), 10);
+        let lead = |applied| leases.lead(Term(3), Term(applied), now, Duration::from_secs(1));
+        assert!(!lead(2));
+        leases.checkpoint(LeaseId(7), 0);
+        assert!(lead(3));
+        assert!(leases.due(now + Duration::from_secs(900), 1).is_empty());
+        assert!(!leases.lead(Term(2), Term(2), now, Duration::from_secs(1)), "an older term");
     }
 
     #[test]

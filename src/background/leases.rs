@@ -19,18 +19,18 @@ const MAX_REVOKES_IN_FLIGHT: usize = 16;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_CHECKPOINTS_PER_COMMAND: usize = 1000;
 
-/// The job. Runs until it is dropped. `lead` begins the time of leases in a term in which this member leads.
-pub async fn run(leases: Leases, consensus: Handle, metrics: Metrics, lead: impl Fn(Term)) {
+/// The job. Runs until it is dropped. `lead` begins the time of leases in a term in which this member leads; `false` while
+/// it does not know all of them.
+pub async fn run(leases: Leases, consensus: Handle, metrics: Metrics, lead: impl Fn(Term) -> bool) {
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_checkpoint = Instant::now() + CHECKPOINT_INTERVAL;
     loop {
         ticks.tick().await;
         let status = consensus.status();
-        if !status.is_leader {
+        if !status.is_leader || !lead(status.term) {
             continue;
         }
-        lead(status.term);
         let now = Instant::now();
         let due = leases.due(now, MAX_DUE_PER_LOOK);
         for some in due.chunks(MAX_REVOKES_IN_FLIGHT) {

@@ -134,11 +134,11 @@ impl Leading {
         }
     }
 
-    /// Begins a new leader's time for leases, when it is new.
-    pub fn lead(&self, term: Term) {
+    /// Begins a new leader's time for leases, when it is new; `false` when it does not know all of them yet.
+    pub fn lead(&self, term: Term) -> bool {
         let alone = self.members.now().voters().len() == 1;
         let extension = if alone { Duration::ZERO } else { self.extension };
-        self.leases.lead(term, Instant::now(), extension);
+        self.leases.lead(term, self.consensus.status().applied.term, Instant::now(), extension)
     }
 
     /// This member still leads in this term, after everything before this call.
@@ -146,6 +146,11 @@ impl Leading {
         self.consensus.read_barrier().await.map_err(ClientError::from)?;
         let status = self.consensus.status();
         if status.is_leader && status.term == term { Ok(()) } else { Err(ClientError::NotLeader.into()) }
+    }
+
+    /// After a barrier it is only a newer leader that can be in the way.
+    fn check_lead(&self, term: Term) -> Result<(), Status> {
+        if self.lead(term) { Ok(()) } else { Err(ClientError::NotLeader.into()) }
     }
 
     /// The term in which this member leads.
@@ -234,7 +239,7 @@ impl Leader for Leading {
         let term = self.term()?;
         // Everything granted before this call is known here.
         self.consensus.read_barrier().await.map_err(ClientError::from)?;
-        self.lead(term);
+        self.check_lead(term)?;
         let ttl = self.begin_time(id).await.map_err(ClientError::from)?;
         // After the renewal: another leader that has been elected since gives the lease all its time anew.
         self.confirm(term).await?;
@@ -247,7 +252,7 @@ impl Leader for Leading {
     async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<pb::LeaseTimeToLiveResponse, Status> {
         let term = self.term()?;
         self.confirm(term).await?;
-        self.lead(term);
+        self.check_lead(term)?;
         let found = self.leases.time_to_live(id, keys, Instant::now());
         let (header, id) = (None, id.0);
         Ok(match found {

@@ -80,9 +80,8 @@ impl Lease for LeaseService {
         };
         let mut response = granted.map_err(|error| Status::from(ClientError::from(error)))?;
         let status = self.consensus.status();
-        if status.is_leader {
-            // Now, not when the expiry job looks next.
-            self.leading.lead(status.term);
+        // Now, not when the expiry job looks next.
+        if status.is_leader && self.leading.lead(status.term) {
             self.leading.begin_time(LeaseId(response.id)).await.map_err(ClientError::from)?;
         }
         self.metrics.lease_granted.inc();
