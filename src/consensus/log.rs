@@ -183,6 +183,16 @@ impl RaftLog {
         self.hard_state.commit = commit.0;
     }
 
+    /// Makes durable that everything through the commit index is committed.
+    ///
+    /// # Errors
+    /// A fault of the disk.
+    pub fn keep_commit(&mut self) -> Result<(), Error> {
+        let HardState { term, vote, commit, .. } = self.hard_state;
+        self.wal.append(Some(wal::HardState { term, vote, commit }), &[])?;
+        self.flush()
+    }
+
     /// Forgets the entries through `through`.
     ///
     /// # Errors

@@ -3,11 +3,12 @@
 //! messages; gives messages, committed entries and granted reads. Time and network stand outside.
 
 mod changes;
+mod steps;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{INVALID_ID, RawNode, StateRole};
 
 use super::log::RaftLog;
@@ -103,6 +104,10 @@ pub struct Node {
     changes: VecDeque<Proposal>,
     /// Term and leader when they were last looked at.
     noticed: (u64, u64),
+    /// Committed, and not handed out before it is sure that those who stay know that this member is removed.
+    withheld: VecDeque<Entry>,
+    /// The newest commit index that a leader has told this member.
+    told_commit: u64,
     /// The entry of the state that is on its way to a member.
     sending: Option<LogIndex>,
     /// The tick at which a state was last asked for, to be sent to a member.
@@ -145,6 +150,8 @@ impl Node {
             reads: Reads::new(options.id, options.seed),
             held: VecDeque::new(),
             changes: VecDeque::new(),
+            withheld: VecDeque::new(),
+            told_commit: 0,
             sending: None,
             state_since: None,
             leader_is_lost: false,
@@ -234,8 +241,13 @@ impl Node {
                 return Ok(());
             }
         }
+        let (from, term, kind, commit) = (message.from, message.term, message.get_msg_type(), message.commit);
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft did not take a message");
+        }
+        let is_leaders = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat);
+        if is_leaders && (term, from) == (self.raw.raft.term, self.raw.raft.leader_id) {
+            self.told_commit = self.told_commit.max(commit);
         }
         self.notice();
         Ok(())
@@ -368,66 +380,6 @@ impl Node {
             let context = self.reads.begin_round(self.ticks);
             self.raw.read_index(context);
         }
-    }
-
-    /// Whether `step` has something to do.
-    pub fn has_ready(&self) -> bool {
-        self.raw.has_ready()
-    }
-
-    /// Flushes what raft wants kept, then hands out what is committed by it. A leader's messages leave before its own
-    /// flush, all others' after it.
-    ///
-    /// # Errors
-    /// See `Error`: nothing may be answered any more.
-    pub fn step(&mut self, network: &mut dyn Network) -> Result<Step, Error> {
-        let mut step = Step::default();
-        let mut ready = self.raw.ready();
-        ready.take_messages().into_iter().for_each(|message| network.send(message));
-        self.take_reads(ready.take_read_states(), &mut step);
-        let snapshot = ready.snapshot().get_metadata();
-        if snapshot.index > 0 {
-            let position = LogPosition { index: LogIndex(snapshot.index), term: Term(snapshot.term) };
-            step.install = Some(self.take_state(position)?);
-            step.members_changed = true;
-        }
-        self.take_committed(ready.take_committed_entries(), &mut step)?;
-        self.raw.mut_store().append(ready.hs(), ready.entries())?;
-        if ready.must_sync() {
-            self.raw.mut_store().flush()?;
-        }
-        ready.take_persisted_messages().into_iter().for_each(|message| network.send(message));
-        let mut light = self.raw.advance_append(ready);
-        light.take_messages().into_iter().for_each(|message| network.send(message));
-        self.take_committed(light.take_committed_entries(), &mut step)?;
-        if let Some(commit) = light.commit_index() {
-            self.raw.mut_store().note_commit(LogIndex(commit));
-        }
-        self.notice();
-        Ok(step)
-    }
-
-    fn take_reads(&mut self, states: Vec<raft::ReadState>, step: &mut Step) {
-        for state in states {
-            step.granted.extend(self.reads.answered(&state.request_ctx, LogIndex(state.index)));
-        }
-    }
-
-    fn take_committed(&mut self, entries: Vec<Entry>, step: &mut Step) -> Result<(), Error> {
-        for mut entry in entries {
-            let position = LogPosition { index: LogIndex(entry.index), term: Term(entry.term) };
-            let data = match entry.entry_type {
-                EntryType::EntryNormal => entry.take_data(),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    let data = entry.take_context();
-                    step.members_changed |= self.change_members(position, &data)?;
-                    data
-                }
-            };
-            let replies = self.waiting.committed(position, &data);
-            step.committed.push(CommittedEntry { position, data, replies });
-        }
-        Ok(())
     }
 
     /// After each call into raft: a new term or leader ends the rounds of reads, and begins another election timeout,

@@ -25,7 +25,8 @@ impl Node {
         self.changes.push_back(proposal);
     }
 
-    /// Raft takes the next change when the one before is applied.
+    /// Raft takes the next change when the one before is applied. A leader that is to be removed hands over before, and the
+    /// next one removes it: once it had left, the others might not know that they no longer need it.
     pub(super) fn propose_next_change(&mut self) {
         if !self.is_leader() {
             self.changes.drain(..).for_each(|proposal| proposal.fail(&ConsensusError::NotLeader));
@@ -43,6 +44,12 @@ impl Node {
                 return proposal.fail(&ConsensusError::NotLeader);
             }
         };
+        if matches!(change.kind, Some(Change::Remove(id)) if id == self.id.0)
+            && let Some(successor) = self.best_successor()
+        {
+            self.raw.transfer_leader(successor.0);
+            return proposal.fail(&ConsensusError::NotLeader);
+        }
         let mut gathered = Gathered::default();
         gathered.push(proposal);
         let sequence = self.waiting.next_sequence();
@@ -80,6 +87,31 @@ impl Node {
         let conf_state = self.raw.apply_conf_change(&for_raft)?;
         self.raw.mut_store().set_conf_state(conf_state);
         Ok(true)
+    }
+
+    /// Whether an entry's change would remove this member.
+    pub(super) fn removes_itself(&self, data: &Bytes) -> bool {
+        let batch = command::decode(0, data).ok();
+        let command = batch.and_then(|batch| batch.commands.into_iter().next());
+        match command.and_then(|command| command.kind) {
+            Some(Kind::MemberChange(change)) => {
+                matches!(change.kind, Some(Change::Remove(id)) if id == self.id.0)
+                    && self.members.check(&change).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// A leader that has removed itself leads no more (raft thesis, 4.2.2): raft would not find itself among those who
+    /// have the next entry.
+    pub(super) fn step_down_if_removed(&mut self) {
+        if !self.is_leader() || self.raw.raft.prs().get(self.id.0).is_some() {
+            return;
+        }
+        if let Some(successor) = self.best_successor() {
+            self.raw.transfer_leader(successor.0);
+        }
+        self.raw.raft.become_follower(self.raw.raft.term, raft::INVALID_ID);
     }
 
     /// The change as raft knows it. An update changes nothing there: the member is added again as what it is.
