@@ -37,6 +37,10 @@ pub use service::{Leader, PeerService};
 const CLUSTER: &str = "decklog-cluster";
 const FROM: &str = "decklog-from";
 const TO: &str = "decklog-to";
+/// Where the sender is reached: URLs with commas between them.
+const URLS: &str = "decklog-urls";
+/// Links to those who have come and are not known as members, at most.
+const MAX_GUESTS: usize = 16;
 /// What a removed member is told.
 const REMOVED: &str = "the member has been permanently removed from the cluster";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,6 +67,8 @@ struct Shared {
     /// A lock, because consensus changes the links and services look one up; it is held for that.
     links: Mutex<BTreeMap<MemberId, Link>>,
     removed: watch::Sender<bool>,
+    /// Where this member is reached, as far as it knows itself: told to those it connects to.
+    own_urls: Mutex<Vec<String>>,
     /// States that raft has not sent yet.
     offered: Mutex<BTreeMap<MemberId, Capture>>,
     /// One state at a time is given to who has lost its own.
@@ -78,8 +84,10 @@ impl Peers {
         metrics: Metrics,
     ) -> Self {
         let (removed, _) = watch::channel(false);
-        let (links, offered, lending) = (Mutex::default(), Mutex::default(), Arc::new(Semaphore::new(1)));
-        Self(Arc::new(Shared { cluster, member, runtime, metrics, links, removed, offered, lending }))
+        let (links, own_urls) = (Mutex::default(), Mutex::default());
+        let (offered, lending) = (Mutex::default(), Arc::new(Semaphore::new(1)));
+        let shared = Shared { cluster, member, runtime, metrics, links, removed, own_urls, offered, lending };
+        Self(Arc::new(shared))
     }
 
     /// Consensus' way out to the peers: to `found` until it knows members.
@@ -97,8 +105,26 @@ impl Peers {
         self.0.links.lock().get(&member).and_then(|link| link.connected_since())
     }
 
+    /// Somebody has come that this member may not know yet: it was added behind the newest entry that is known here, and may
+    /// be the leader by now, who must be answered.
+    fn meet(&self, consensus: &Handle, from: MemberId, urls: &[String]) {
+        let mut links = self.0.links.lock();
+        let guests = links.values().filter(|link| link.is_guest()).count();
+        if links.contains_key(&from) || guests >= MAX_GUESTS {
+            return;
+        }
+        if let Some(link) = Link::begin_to_guest(self, consensus, from, urls) {
+            tracing::info!(member = %format!("{:x}", from.0), "met a member that is not known here yet");
+            links.insert(from, link);
+        }
+    }
+
     fn urls(&self, member: MemberId) -> Vec<String> {
         self.0.links.lock().get(&member).map(|link| link.urls().to_vec()).unwrap_or_default()
+    }
+
+    fn queue(&self, member: MemberId) -> Option<link::Queue> {
+        self.0.links.lock().get(&member).map(Link::queue)
     }
 
     fn channel(&self, member: MemberId) -> Option<Channel> {
@@ -108,6 +134,10 @@ impl Peers {
     fn request<T>(&self, to: MemberId, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         *request.metadata_mut() = metadata(self.0.cluster, self.0.member, to);
+        match self.0.own_urls.lock().join(",").parse() {
+            Ok(urls) => drop(request.metadata_mut().insert(URLS, urls)),
+            Err(error) => tracing::debug!(%error, "the URLs of this member cannot be told"),
+        }
         request
     }
 }

@@ -59,6 +59,8 @@ fn bytes_of(messages: &[pb::RaftMessage]) -> usize {
 /// A member and the way to it. Ends when it is dropped.
 pub(super) struct Link {
     urls: Vec<String>,
+    /// It has come to us, and we do not know it as a member yet.
+    is_guest: bool,
     queue: Queue,
     channel: Arc<Mutex<Channel>>,
     connected_since: Arc<Mutex<Option<Instant>>>,
@@ -68,6 +70,25 @@ pub(super) struct Link {
 impl Link {
     /// `None` when there is no URL that can be connected to.
     pub fn begin(peers: &Peers, consensus: &Handle, member: MemberId, urls: &[String]) -> Option<Self> {
+        Self::begin_as(peers, consensus, (member, false), urls)
+    }
+
+    /// To one that has come to us.
+    pub fn begin_to_guest(
+        peers: &Peers,
+        consensus: &Handle,
+        guest: MemberId,
+        urls: &[String],
+    ) -> Option<Self> {
+        Self::begin_as(peers, consensus, (guest, true), urls)
+    }
+
+    fn begin_as(
+        peers: &Peers,
+        consensus: &Handle,
+        (member, is_guest): (MemberId, bool),
+        urls: &[String],
+    ) -> Option<Self> {
         let endpoints: Vec<_> = urls.iter().filter_map(|url| endpoint(url).ok()).collect();
         let _runtime = peers.0.runtime.enter();
         let channels: Vec<Channel> = endpoints.iter().map(tonic::transport::Endpoint::connect_lazy).collect();
@@ -86,7 +107,11 @@ impl Link {
             connected_since: connected_since.clone(),
         };
         let task = peers.0.runtime.spawn(runner.run()).abort_handle();
-        Some(Self { urls: urls.to_vec(), queue, channel, connected_since, task })
+        Some(Self { urls: urls.to_vec(), is_guest, queue, channel, connected_since, task })
+    }
+
+    pub fn is_guest(&self) -> bool {
+        self.is_guest
     }
 
     pub fn urls(&self) -> &[String] {

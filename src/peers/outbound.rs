@@ -47,7 +47,10 @@ impl Outside for Outbound {
     fn flush(&mut self) {
         for (to, messages) in self.gathered.drain(..) {
             let heartbeats = messages.iter().any(|message| message.kind == MessageType::MsgHeartbeat as u32);
-            let sent = self.queues.get(&to).is_some_and(|queue| queue.push(messages));
+            let sent = match self.queues.get(&to) {
+                Some(queue) => queue.push(messages),
+                None => self.peers.queue(MemberId(to)).is_some_and(|queue| queue.push(messages)),
+            };
             if sent {
                 continue;
             }
@@ -74,9 +77,12 @@ impl Outside for Outbound {
         self.peers.0.offered.lock().retain(|member, _| members.contains(*member));
         let mut links = self.peers.0.links.lock();
         links.retain(|id, link| {
-            let known = members.get(*id);
-            known.is_some_and(|member| member.peer_ur_ls == link.urls())
+            let is_guest = link.is_guest() && !members.is_removed(*id);
+            members.get(*id).map_or(is_guest, |member| member.peer_ur_ls == link.urls())
         });
+        if let Some(member) = members.get(own) {
+            self.peers.0.own_urls.lock().clone_from(&member.peer_ur_ls);
+        }
         for member in members.list() {
             let id = MemberId(member.id);
             if id != own && !links.contains_key(&id) {

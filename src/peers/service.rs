@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CLUSTER, FROM, Peers, REMOVED, TO};
+use super::{CLUSTER, FROM, Peers, REMOVED, TO, URLS};
 use crate::command::MemberChange;
 use crate::consensus::{Handle, Message, from_wire};
 use crate::ids::{LeaseId, MemberId};
@@ -122,6 +122,11 @@ impl Peer for PeerService {
         request: Request<Streaming<pb::MessageBatch>>,
     ) -> Result<Response<Self::MessagesStream>, Status> {
         let from = self.caller(request.metadata())?;
+        if !self.members.now().contains(from) {
+            let urls = request.metadata().get(URLS).and_then(|urls| urls.to_str().ok()).unwrap_or_default();
+            let urls: Vec<_> = urls.split(',').map(str::to_owned).collect();
+            self.peers.meet(&self.consensus, from, &urls);
+        }
         let mut batches = request.into_inner();
         let (echoes, receiver) = mpsc::channel(MAX_QUEUED_ECHOES);
         let service = self.clone();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
+use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -125,6 +126,44 @@ async fn a_removed_member_stops_by_itself() {
     let told = cluster.fails(other).await;
     assert!(told.contains("has been permanently removed from the cluster"), "{told}");
     goes_on(&cluster, one, leader).await;
+}
+
+/// Found by the simulated clusters: raft panicked in a leader that had removed itself. It hands over before.
+#[tokio::test]
+async fn a_leader_that_is_removed_hands_over_and_stops() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let id = cluster.id(leader);
+    assert_eq!(once_healthy(async || remove(&cluster, leader, id).await).await.len(), 2);
+    let told = cluster.ends(leader).await;
+    assert!(told.contains("removed from the cluster"), "{told}");
+    goes_on(&cluster, one, other).await;
+    // The last but one, whoever leads: whoever stays can go on alone, also after a crash.
+    let id = cluster.id(other);
+    assert_eq!(once_healthy(async || remove(&cluster, one, id).await).await.len(), 1);
+    cluster.ends(other).await;
+    cluster.kill(one);
+    cluster.launch(one).await;
+    goes_on(&cluster, one, one).await;
+}
+
+/// Found by the simulated clusters: a member that was down had no link to a leader that was added meanwhile.
+#[tokio::test]
+async fn a_member_answers_a_leader_that_it_does_not_know_yet() {
+    let mut cluster = Cluster::start(4).await;
+    let leader = cluster.leader().await;
+    let (one, down) = ((leader + 1) % 4, (leader + 2) % 4);
+    cluster.kill(down);
+    let (place, url) = cluster.newcomer();
+    once_healthy(async || add(&cluster, one, &url, false).await).await;
+    cluster.launch(place).await;
+    let target_id = cluster.id(place);
+    let request = pb::MoveLeaderRequest { target_id };
+    let moved = MaintenanceClient::new(channel(&cluster.urls()[leader])).move_leader(request).await;
+    moved.expect("it hands over");
+    cluster.launch(down).await;
+    goes_on(&cluster, down, place).await;
 }
 
 /// Known bug: it waited for a leader without an end, because it had not seen its removal and nobody listened to the others.
