@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Lines of a file, at most. What is generated stands in the build's folder and does not count.
 const MAX_LINES: usize = 500;
@@ -185,6 +186,25 @@ fn banned_words_stand_nowhere() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// `tests/bugs` is of use only as long as its patches fit the sources.
+#[test]
+fn known_bugs_can_still_be_put_back() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = fs::read_dir(root.join("tests/bugs")).expect("the patches");
+    let mut patches: Vec<PathBuf> = folder.map(|entry| entry.expect("an entry").path()).collect();
+    patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    patches.sort();
+    for patch in &patches[1..] {
+        let text = fs::read_to_string(patch).expect("a text file");
+        let has = |field: &str| text.lines().any(|line| line.starts_with(field));
+        let is_whole = has("bug: ") && has("known: ") && has("test: ");
+        assert!(is_whole, "{} does not say what it is and how it is found", patch.display());
+    }
+    let applied = Command::new("git").args(["apply", "--check"]).args(&patches).current_dir(root).output();
+    let applied = applied.expect("git runs");
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
 }
 
 struct SourceFile {
