@@ -102,6 +102,8 @@ pub enum Rejection {
     MemberNotLearner,
     #[error("too many learner members in cluster")]
     TooManyLearners,
+    #[error("the last voting member cannot be removed")]
+    LastVoter,
     /// The leader that ordered it is none any more.
     #[error("ordered by the leader of another term")]
     OtherTerm,

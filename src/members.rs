@@ -125,7 +125,11 @@ impl Membership {
                 let is_full = change.max_learners.is_some_and(|most| learners >= most);
                 if member.is_learner && is_full { Err(Rejection::TooManyLearners) } else { Ok(()) }
             }
-            Some(Change::Remove(id)) => known(*id).map(drop),
+            // Nobody could go on; changes that wait for each other are not seen by the check before the log.
+            Some(Change::Remove(id)) if !known(*id)?.is_learner && self.voters().len() == 1 => {
+                Err(Rejection::LastVoter)
+            }
+            Some(Change::Remove(_)) => Ok(()),
             Some(Change::Promote(id)) if known(*id)?.is_learner => Ok(()),
             Some(Change::Promote(_)) => Err(Rejection::MemberNotLearner),
             Some(Change::Update(member)) => known(member.id).and_then(|_| urls_are_free(member)),
@@ -291,6 +295,12 @@ mod tests {
         assert_eq!(members.voters(), [1, 3]);
         assert_eq!(members.learners(), [0_u64; 0]);
         assert!(members.is_removed(MemberId(2)));
+        let mut apply = |kind| members.apply(&change(kind));
+        assert_eq!(apply(Change::Add(member(5, "http://f:1", true))), Ok(()));
+        assert_eq!(apply(Change::Remove(1)), Ok(()));
+        assert_eq!(apply(Change::Remove(3)), Err(Rejection::LastVoter));
+        assert_eq!(apply(Change::Remove(5)), Ok(()));
+        assert_eq!(members.voters(), [3]);
     }
 
     #[test]

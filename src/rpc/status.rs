@@ -122,6 +122,8 @@ impl From<Rejection> for ClientError {
             Rejection::PeerUrlsExist => Self::PeerURLExist,
             Rejection::MemberNotLearner => Self::MemberNotLearner,
             Rejection::TooManyLearners => Self::TooManyLearners,
+            // What the check before the log says, had it known of the change that came before.
+            Rejection::LastVoter => Self::MemberNotEnoughStarted,
             Rejection::OtherTerm => Self::LeaderChanged,
         }
     }
