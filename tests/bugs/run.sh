@@ -9,6 +9,8 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD tree=$PWD/target/bugs/tree logs=$PWD/target/bugs/logs
 mkdir -p "$logs"
+# A profile of its own: what is built here shares the dependencies with the folder above, and never its results.
+own=(--config profile.dev.package.decklog.debug=false)
 
 git worktree prune
 [ -e "$tree/.git" ] || git worktree add --quiet --detach --force "$tree" HEAD || exit 1
@@ -23,7 +25,7 @@ run() {
   read -ra test <<<"$2"
   read -ra env <<<"$3"
   (cd "$tree" && env -u DECKLOG_BUG "${env[@]}" ${4:+DECKLOG_BUG=$4} RUST_BACKTRACE=0 CARGO_TARGET_DIR="$root/target" \
-    nice -n 5 timeout 1800 cargo test --quiet "${test[@]}") >"$1" 2>&1
+    nice timeout 1800 cargo test --quiet "${own[@]}" "${test[@]}") >"$1" 2>&1
 }
 
 # How many seeds it took: from the first one to the last one that is named.

@@ -2,7 +2,7 @@
 //! issues and releases. What the models or the simulation cover in full stands there; these are for the reader.
 
 use bytes::Bytes;
-use decklog::command::{Kind, Outcome, Rejection};
+use decklog::command::{Command, Kind, Outcome, Rejection};
 use decklog::ids::{LeaseId, Revision};
 use decklog::storage::{Round, Store, StoredChange, Table};
 use decklog::wire::etcdserverpb as pb;
@@ -185,6 +185,19 @@ fn a_revoked_lease_is_not_renewed() {
     applied(&mut rig, Kind::LeaseRevoke(pb::LeaseRevokeRequest { id: 7 }));
     assert!(rig.leases().renew(LeaseId(7), now).is_none());
     assert!(rig.leases().list(now).is_empty());
+}
+
+/// 15247: a leader that was, and did not know it, revoked leases that the next one had renewed.
+#[test]
+fn what_the_leader_of_another_term_ordered_does_nothing() {
+    let mut rig = Rig::new(Place::memory());
+    applied(&mut rig, Kind::LeaseGrant(pb::LeaseGrantRequest { id: 7, ttl: 60 }));
+    let revoke = Kind::LeaseRevoke(pb::LeaseRevokeRequest { id: 7 });
+    let in_term = |term| vec![Command { kind: Some(revoke.clone()), only_in_term: term }];
+    assert_eq!(rig.apply_commands(in_term(2)), [Err(Rejection::OtherTerm)]);
+    assert!(rig.leases().exists(LeaseId(7)));
+    assert!(rig.apply_commands(in_term(1))[0].is_ok());
+    assert!(!rig.leases().exists(LeaseId(7)));
 }
 
 /// 9496: with each change of the leader, and each restart, a lease got all its time again.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use decklog::alarm::Alarms;
 use decklog::apply::{Applier, Published};
-use decklog::command::{Batch, CommandResult, Kind};
+use decklog::command::{Batch, Command, CommandResult, Kind};
 use decklog::consensus::Progress;
 use decklog::ids::{FullRevision, LogIndex, LogPosition, Revision, Term};
 use decklog::lease::Leases;
@@ -158,7 +158,11 @@ impl Rig {
 
     /// One entry with some commands; not visible yet.
     pub fn apply(&mut self, commands: Vec<Kind>) -> Vec<CommandResult> {
-        let commands = commands.into_iter().map(Into::into).collect();
+        self.apply_commands(commands.into_iter().map(Into::into).collect())
+    }
+
+    /// The same, of commands that count in one term alone; the rig's is 1.
+    pub fn apply_commands(&mut self, commands: Vec<Command>) -> Vec<CommandResult> {
         let entry: Bytes = Batch { proposer: 1, sequence: 1, commands }.encode_to_vec().into();
         self.log.push(entry.clone());
         let position = position(self.log.len());

@@ -138,3 +138,17 @@ fn a_log_with_another_entry_where_the_store_ends_does_not_fit() {
     // The entry itself is cut away: nothing is known of its term.
     assert!(check_fit(&content, applied(3, 1)).is_ok());
 }
+
+/// A state that was in its place before the log durably counted on it: found by a crash, by users of raft and by us.
+#[test]
+fn the_mark_of_a_received_state_is_durable_at_once() {
+    let position = LogPosition { index: LogIndex(50), term: Term(3) };
+    for seed in 0..20 {
+        let disk = MemoryDisk::default();
+        open(&disk, BEGINNING).begin_after(position, &Membership::default()).expect("written");
+        disk.crash(seed);
+        let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
+        let opened = Wal::open(Arc::new(disk), owner, WalOptions { segment_bytes: 512 });
+        assert_eq!(opened.expect("opened").1.begins_after, Some(position), "seed {seed}");
+    }
+}
