@@ -155,7 +155,7 @@ async fn a_member_answers_a_leader_that_it_does_not_know_yet() {
     let leader = cluster.leader().await;
     let (one, down) = ((leader + 1) % 4, (leader + 2) % 4);
     cluster.kill(down);
-    let (place, url) = cluster.newcomer();
+    let (place, url) = cluster.newcomer().await;
     once_healthy(async || add(&cluster, one, &url, false).await).await;
     cluster.launch(place).await;
     let target_id = cluster.id(place);
