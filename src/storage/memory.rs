@@ -20,7 +20,7 @@ struct Contents {
 #[derive(Default)]
 struct State {
     now: Contents,
-    /// The state after each round since the last flush, that one first.
+    /// The state after each round since the last flush, what that left first; empty when nothing was written since.
     since_flush: Vec<Contents>,
     calls: u64,
     fail_at: Option<(u64, Fault)>,
@@ -60,7 +60,7 @@ impl MemoryStore {
         if !state.since_flush.is_empty() {
             let place = usize::try_from(pick % state.since_flush.len() as u64).unwrap_or(0);
             state.now = state.since_flush.swap_remove(place);
-            state.since_flush = vec![state.now.clone()];
+            state.since_flush.clear();
         }
         (state.stopped, state.fail_at, state.failed_call) = (false, None, None);
     }
@@ -120,7 +120,6 @@ impl Store for MemoryStore {
     fn flush(&self) -> Result<LogPosition, Error> {
         let mut state = self.call("flush")?;
         state.since_flush.clear();
-        state.wrote();
         Ok(state.now.applied)
     }
 
@@ -161,6 +160,9 @@ impl Store for MemoryStore {
         keep: &mut dyn FnMut(&StoredChange) -> bool,
     ) -> Result<Option<FullRevision>, Error> {
         let mut state = self.call("retain")?;
+        if state.since_flush.is_empty() {
+            state.wrote();
+        }
         let end = FullRevision::start_of(Revision(through.0 + 1));
         let range = (Bound::Included(from), Bound::Excluded(end.max(from)));
         let looked_at: Vec<_> =

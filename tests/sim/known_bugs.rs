@@ -1,10 +1,13 @@
 //! Mistakes that were made elsewhere, by the name of what was wrong. The numbers are issues of etcd and TiKV.
 
 use decklog::command::Kind;
+use decklog::consensus::ConsensusError;
 use decklog::ids::Revision;
 use decklog::storage::disk::Fault;
 use decklog::wire::etcdserverpb as pb;
 
+use crate::cluster::machine::ELECTION_TICKS;
+use crate::cluster::script::Script;
 use crate::member::{Disks, Member};
 
 fn put() -> Kind {
@@ -74,4 +77,63 @@ fn a_first_start_that_is_cut_off_anywhere_is_made_good_by_the_next() {
         }
     }
     assert!(cut_off > 20, "only {cut_off} starts were cut off");
+}
+
+/// Simulated clusters, seed 1: raft looked in vain for the leader among the members, and panicked.
+#[test]
+fn a_leader_that_is_to_be_removed_hands_over() {
+    let mut script = Script::new(3);
+    script.lead(1);
+    let mut answer = script.remove(1, 1);
+    script.settle(|_| true);
+    assert_eq!(answer.try_recv(), Ok(Err(ConsensusError::NotLeader)));
+    let leader = if script.life(2).node.is_leader() { 2 } else { 3 };
+    let mut answer = script.remove(leader, 1);
+    script.settle(|_| true);
+    assert!(matches!(answer.try_recv(), Ok(Ok(_))), "whoever leads then removes it");
+}
+
+/// Simulated clusters, seed 15: the one that stayed had heard that the removal is committed, and forgot it in a crash;
+/// the removed one, whose vote it needed then, had left for good.
+#[test]
+fn who_has_told_a_member_that_it_is_removed_needs_it_no_more_after_a_crash() {
+    for crash_store in [false, true] {
+        let mut script = Script::new(2);
+        script.lead(1);
+        let mut answer = script.remove(1, 2);
+        script.settle(|_| true);
+        assert!(matches!(answer.try_recv(), Ok(Ok(_))));
+        if !crash_store {
+            script.life(1).persist(usize::MAX);
+        }
+        script.crash(2);
+        script.crash(1);
+        script.start(1);
+        script.lead(1);
+    }
+}
+
+/// Simulated clusters, seed 1330: a leader committed its own removal, which the one before had proposed, and left before
+/// the other had heard so.
+#[test]
+fn a_leader_takes_its_removal_into_effect_when_those_who_stay_know_of_it() {
+    let mut script = Script::new(2);
+    script.lead(1);
+    let index = script.life(1).applied().index.0 + 1;
+    drop(script.remove(1, 2));
+    // It takes the entry, and is not heard.
+    script.settle(|message| message.from == 1);
+    for _ in 0..4 * ELECTION_TICKS {
+        script.life(1).node.tick();
+        script.settle(|_| false);
+    }
+    script.lead_while(2, |message| message.from == 1 || message.commit < index);
+    assert!(!script.knows_removed(2, 2), "the other does not know it");
+    for _ in 0..2 {
+        script.life(2).node.tick();
+        script.settle(|_| true);
+    }
+    assert!(script.knows_removed(1, 2) && script.knows_removed(2, 2));
+    script.crash(2);
+    script.lead(1);
 }

@@ -283,7 +283,7 @@ fn node(disks: &Disks, store: &dyn Store, metrics: &Metrics) -> Result<Node, Box
     Ok(node)
 }
 
-fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
+pub fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
         write_seconds: metrics.store_write_seconds.clone(),
         flush_seconds: metrics.store_flush_seconds.clone(),

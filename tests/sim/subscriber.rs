@@ -40,10 +40,15 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 impl Subscriber {
     /// Opens a stream of the member that has started, and goes on.
-    pub fn resume(&mut self, watches: &WatchHub, naive: &Naive, programs: &mut Programs) {
+    pub fn resume(
+        &mut self,
+        watches: &WatchHub,
+        naive: &Naive,
+        mut random_create: impl FnMut(i64) -> WatchCreate,
+    ) {
         let stream = now(watches.open()).expect("the hub runs");
         for id in 1..=WATCHERS {
-            let new = || Subscription { create: random_create(naive, programs, id), watcher: None };
+            let new = || Subscription { create: random_create(id), watcher: None };
             let subscription = self.subscriptions.entry(id).or_insert_with(new);
             if let Some(watcher) = &subscription.watcher {
                 assert!(watcher.told <= naive.revision().max(watcher.start - 1), "told what was lost");
@@ -112,7 +117,8 @@ impl Subscriber {
     }
 }
 
-fn random_create(naive: &Naive, programs: &mut Programs, id: i64) -> WatchCreate {
+/// Over the keys of the programs.
+pub fn random_create(naive: &Naive, programs: &mut Programs, id: i64) -> WatchCreate {
     loop {
         let (key, range_end) = programs.range_of_keys();
         let random = &mut programs.random;

@@ -16,7 +16,7 @@ use crate::met::Met;
 use crate::naive::Naive;
 use crate::programs::Programs;
 use crate::promises::{Promise, Promises, Renewed};
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Subscriber, random_create};
 
 const STEPS: usize = 60;
 
@@ -167,7 +167,8 @@ impl World {
         self.has_new_term(member);
         assert!(member.is(&self.naive, self.now), "not the state that was left");
         self.check(member);
-        self.subscriber.resume(&member.watches, &self.naive, &mut self.programs);
+        let (naive, programs) = (&self.naive, &mut self.programs);
+        self.subscriber.resume(&member.watches, naive, |id| random_create(naive, programs, id));
     }
 
     /// Everything that can be read is what the naive one says.

@@ -53,6 +53,10 @@ struct State {
     stopped: bool,
     /// What the call that met the last fault would have done, and to which file.
     failed_call: Option<(&'static str, String)>,
+    /// The next sync is one that takes its time.
+    sync_takes_time: bool,
+    /// As it was when a sync began that is not over.
+    before_sync: Option<(BTreeMap<String, Contents>, BTreeMap<String, String>)>,
 }
 
 /// See the module. Cheap to clone; all clones are the same disk.
@@ -76,11 +80,31 @@ impl MemoryDisk {
         self.0.lock().calls
     }
 
+    /// Whether the next sync takes its time: it and every later call then come to nothing if the machine crashes before
+    /// `end_sync`. Whoever asked must not go on before that.
+    pub fn slow_down(&self, takes_time: bool) {
+        self.0.lock().sync_takes_time = takes_time;
+    }
+
+    /// A sync has begun that is not over.
+    pub fn is_syncing(&self) -> bool {
+        self.0.lock().before_sync.is_some()
+    }
+
+    /// The sync that took its time is over.
+    pub fn end_sync(&self) {
+        self.0.lock().before_sync = None;
+    }
+
     /// The power goes and comes back: of each file, every sector written since its last sync is there or not, as
     /// the seed has it. Names are as at the last sync of the directory, or as now, as the seed has it.
     pub fn crash(&self, seed: u64) {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut state = self.0.lock();
+        if let Some((files, durable)) = state.before_sync.take() {
+            (state.files, state.durable) = (files, durable);
+        }
+        state.sync_takes_time = false;
         if random.random() {
             let durable = state.durable.clone();
             let mut files = BTreeMap::new();
@@ -146,6 +170,9 @@ impl MemoryDisk {
         let stopped = |path| Err(Error::Io { path, source: io::Error::other("the machine has stopped") });
         if state.stopped {
             return stopped(path);
+        }
+        if what.starts_with("sync") && state.sync_takes_time && state.before_sync.is_none() {
+            state.before_sync = Some((state.files.clone(), state.durable.clone()));
         }
         let number = state.calls;
         state.calls += 1;

@@ -1,28 +1,45 @@
 //! A whole cluster under a seed: its machines, the messages between them, its clients, and what goes wrong. Owns time.
 //!
-//! Checked all the time: one leader in a term; the same entry at an index everywhere; what is acknowledged comes after
-//! everything that was acknowledged before it was asked for; no read is older than that. At the end, with the faults
-//! gone: the cluster comes to life within a bounded time, all members are equal, nothing acknowledged is missing.
+//! Checked all the time: one leader in a term; the same entry with the same outcomes at an index everywhere; what is
+//! acknowledged comes after everything that was acknowledged before it was asked for; no read is older than that; leases
+//! and watches as `leases` and `watches` say. At the end, with the faults gone: the cluster of whoever is a member comes
+//! to life within a bounded time, all members are equal, nothing acknowledged is missing, who was removed has stopped.
 
 mod checks;
+mod clients;
+mod faults;
+mod leases;
+mod machines;
+mod operator;
+mod watches;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
+use std::time::{Duration, Instant};
 
 use decklog::consensus::Message;
 use decklog::ids::MemberId;
-use decklog::storage::disk::Fault;
+use decklog::metrics::Metrics;
+use decklog::wire::etcdserverpb as pb;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::machine::{Answer, Disks, ELECTION_TICKS, Life, Outgoing, Read, StateInMail, Stopped};
+use super::disks::Disks;
+use super::machine::{ELECTION_TICKS, Life, StateInMail};
 use super::met::Met;
+use super::truth::Truth;
+use clients::Asked;
+use leases::LeaseClients;
+use watches::WatchClient;
 
 /// A heartbeat takes so many units of time.
 const TICK: u64 = 10;
+/// A heartbeat takes 100 ms.
+const UNIT: Duration = Duration::from_millis(10);
 const FAULTY_UNITS: u64 = 6000;
+const ELECTION_UNITS: u64 = TICK * ELECTION_TICKS as u64;
 /// With all faults gone, a leader must be there and everybody even within this time: some elections may be split.
-const QUIET_UNITS: u64 = TICK * ELECTION_TICKS as u64 * 40;
+const QUIET_UNITS: u64 = 40 * ELECTION_UNITS;
 /// As with etcd's defaults.
 const REQUEST_TIMEOUT: u64 = 70 * TICK;
 const KEYS: usize = 6;
@@ -31,34 +48,40 @@ struct Machine {
     id: MemberId,
     disks: Disks,
     life: Option<Life>,
+    /// It was added to a cluster that was there, whose members were then these.
+    joins: Option<BTreeSet<u64>>,
     starts: u64,
     /// Units between its ticks, which drift.
     period: u64,
     next_tick: u64,
     /// Neither ticks nor hears anything until then.
     paused_until: u64,
+    /// It starts then, if it does not run; never, if it has never been a member.
     back_at: u64,
-}
-
-enum Waiting {
-    Put { key: usize, answer: Answer },
-    Read { key: usize, granted: Read },
-}
-
-struct Asked {
-    at: u64,
-    machine: usize,
-    /// The highest revision that was acknowledged before, in all and of the key.
-    acknowledged: i64,
-    of_key: i64,
-    waiting: Waiting,
+    /// A flush of its log takes so long, from and to, until the time is over.
+    slow: (u64, u64),
+    slow_until: u64,
+    /// A flush is under way until then; these messages wait for it.
+    flush_ends: Option<u64>,
+    late: Vec<Message>,
+    /// Those who came to it in this life without being known as members.
+    guests: BTreeSet<u64>,
+    /// It knows that it was removed, and stops then.
+    leaves_at: Option<u64>,
+    has_left: bool,
+    /// When it looks next which leases are due, and notes what they have left.
+    next_look: u64,
+    next_checkpoint: u64,
 }
 
 pub struct World {
     random: SmallRng,
     seed: u64,
     now: u64,
+    base: Instant,
     machines: Vec<Machine>,
+    truth: Truth,
+    initial: Vec<pb::Member>,
     /// By arrival; the number keeps those of one moment apart.
     mail: BTreeMap<(u64, u64), Message>,
     /// States by arrival.
@@ -70,33 +93,62 @@ pub struct World {
     asked: Vec<Asked>,
     puts: u64,
     leaders: BTreeMap<u64, MemberId>,
-    entries: BTreeMap<u64, (u64, u64)>,
     acknowledged: i64,
     of_keys: [i64; KEYS],
     revisions: BTreeSet<i64>,
+    leases: LeaseClients,
+    watches: Vec<WatchClient>,
+    metrics: Metrics,
     trace: DefaultHasher,
     pub met: Met,
 }
 
-impl World {
-    pub fn new(seed: u64, size: u64) -> Self {
-        let mut random = SmallRng::seed_from_u64(seed);
-        let machines = (1..=size).map(|id| Machine {
+impl Machine {
+    fn new(id: u64, random: &mut SmallRng) -> Self {
+        Self {
             id: MemberId(id),
             disks: Disks::default(),
             life: None,
+            joins: None,
             starts: 0,
             period: random.random_range(TICK - 1..=TICK + 1),
             next_tick: random.random_range(0..TICK),
             paused_until: 0,
             back_at: 0,
-        });
-        let machines = machines.collect();
+            slow: (0, 0),
+            slow_until: 0,
+            flush_ends: None,
+            late: Vec::new(),
+            guests: BTreeSet::new(),
+            leaves_at: None,
+            has_left: false,
+            next_look: 0,
+            next_checkpoint: 0,
+        }
+    }
+}
+
+fn member(id: u64, url: u64, is_learner: bool) -> pb::Member {
+    pb::Member { id, peer_ur_ls: vec![format!("http://{id}:{url}")], is_learner, ..pb::Member::default() }
+}
+
+fn place_of(id: u64) -> usize {
+    usize::try_from(id - 1).expect("a machine's place")
+}
+
+impl World {
+    pub fn new(seed: u64, size: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let machines = (1..=size).map(|id| Machine::new(id, &mut random)).collect();
+        let initial: Vec<_> = (1..=size).map(|id| member(id, 0, false)).collect();
         Self {
             random,
             seed,
             now: 0,
+            base: Instant::now(),
             machines,
+            truth: Truth::new(&initial),
+            initial,
             mail: BTreeMap::new(),
             states: BTreeMap::new(),
             sent: 0,
@@ -105,10 +157,12 @@ impl World {
             asked: Vec::new(),
             puts: 0,
             leaders: BTreeMap::new(),
-            entries: BTreeMap::new(),
             acknowledged: 1,
             of_keys: [0; KEYS],
             revisions: BTreeSet::new(),
+            leases: LeaseClients::default(),
+            watches: (0..3).map(|_| WatchClient::default()).collect(),
+            metrics: Metrics::new(false),
             trace: DefaultHasher::new(),
             met: Met::default(),
         }
@@ -117,25 +171,39 @@ impl World {
     /// Faults and load, then quiet. Returns what all of it hashes to.
     pub fn run(&mut self) -> u64 {
         while self.now < FAULTY_UNITS {
-            if self.random.random_ratio(1, 150) {
+            if self.random.random_ratio(1, 120) {
                 self.fault();
+            }
+            if self.random.random_ratio(1, 250) {
+                self.change_members();
             }
             self.unit();
         }
         self.heal();
-        let deadline = self.now + QUIET_UNITS;
-        let last = self.machines.len() - 1;
         let before = self.acknowledged;
-        while !(self.acknowledged > before && self.is_even()) {
-            assert!(self.now < deadline, "seed {}: it does not come to life: {}", self.seed, self.state());
-            self.unit();
-            if self.asked.is_empty() && self.acknowledged == before {
-                self.put(last);
-                self.run_machine(last);
-            }
-        }
+        self.until("it does not come to life", QUIET_UNITS, |world| {
+            world.ask_until_live();
+            world.acknowledged > before
+        });
+        self.cure();
+        self.until("its members do not become even", QUIET_UNITS, |world| world.is_even());
+        self.until("leases do not end", leases::LONGEST_UNITS, |world| world.has_no_leases());
+        self.until("members that were removed do not stop", QUIET_UNITS, |world| world.removed_have_left());
+        self.until("it does not become even again", QUIET_UNITS, |world| world.is_even());
         self.check_end();
         self.trace.finish()
+    }
+
+    fn until(&mut self, what: &str, units: u64, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let deadline = self.now + units;
+        while !is_so(self) {
+            assert!(self.now < deadline, "seed {}: {what}: {}", self.seed, self.state());
+            self.unit();
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.now >= FAULTY_UNITS
     }
 
     /// One unit of time.
@@ -143,7 +211,7 @@ impl World {
         self.now += 1;
         for place in 0..self.machines.len() {
             let machine = &mut self.machines[place];
-            if machine.life.is_none() && machine.back_at <= self.now {
+            if machine.life.is_none() && !machine.has_left && machine.back_at <= self.now {
                 self.start(place);
             }
         }
@@ -160,280 +228,52 @@ impl World {
             self.deliver_state(&state);
         }
         for place in 0..self.machines.len() {
-            let machine = &mut self.machines[place];
-            if machine.next_tick > self.now || machine.paused_until > self.now {
-                continue;
-            }
-            machine.next_tick = self.now + machine.period;
-            if let Some(life) = &mut machine.life {
-                life.node.tick();
-                self.run_machine(place);
-            }
+            self.turn(place);
         }
         self.load();
         self.answers();
+        self.renewals();
+        self.watch();
     }
 
-    fn load(&mut self) {
-        if self.now > FAULTY_UNITS && self.now.is_multiple_of(5 * TICK) {
-            // Stores go on when all is quiet: a state that has come makes room for the next.
-            for place in 0..self.machines.len() {
-                let persisted = self.machines[place].life.as_mut().map(|life| life.persist(usize::MAX));
-                if persisted.is_some_and(|persisted| persisted.is_err()) {
-                    self.crash(place);
-                }
-            }
-        }
-        if self.now > FAULTY_UNITS || !self.random.random_ratio(1, 8) {
-            return;
-        }
-        let place = self.random.random_range(0..self.machines.len());
-        match self.random.random_range(0..6) {
-            0..=2 => self.put(place),
-            3 | 4 => self.read(place),
-            _ => {
-                let rounds = self.random.random_range(0..20);
-                let machine = &mut self.machines[place];
-                if machine.life.as_mut().is_some_and(|life| life.persist(rounds).is_err()) {
-                    self.crash(place);
-                }
-            }
-        }
-        self.run_machine(place);
+    /// The time by a machine's own clock.
+    fn clock(&self, place: usize) -> Instant {
+        let micros = self.now * u64::try_from(UNIT.as_micros()).expect("small") * TICK;
+        self.base + Duration::from_micros(micros / self.machines[place].period)
     }
 
-    fn put(&mut self, place: usize) {
-        let key = self.random.random_range(0..KEYS);
-        self.puts += 1;
-        let value = self.puts.to_string();
-        let (acknowledged, of_key) = (self.acknowledged, self.of_keys[key]);
-        if let Some(life) = self.awake(place) {
-            let answer = life.put(&format!("key-{key}"), &value);
-            self.asked.push(Asked {
-                at: self.now,
-                machine: place,
-                acknowledged,
-                of_key,
-                waiting: Waiting::Put { key, answer },
-            });
-        }
+    fn is_running(&self, place: usize) -> bool {
+        let machine = &self.machines[place];
+        machine.life.is_some() && machine.paused_until <= self.now
     }
 
-    fn read(&mut self, place: usize) {
-        let key = self.random.random_range(0..KEYS);
-        let (acknowledged, of_key) = (self.acknowledged, self.of_keys[key]);
-        if let Some(life) = self.awake(place) {
-            let granted = life.read();
-            self.asked.push(Asked {
-                at: self.now,
-                machine: place,
-                acknowledged,
-                of_key,
-                waiting: Waiting::Read { key, granted },
-            });
-        }
+    /// Its consensus takes what comes.
+    fn is_awake(&self, place: usize) -> bool {
+        self.is_running(place) && self.machines[place].flush_ends.is_none()
     }
 
     fn awake(&mut self, place: usize) -> Option<&mut Life> {
-        let machine = &mut self.machines[place];
-        if machine.paused_until > self.now { None } else { machine.life.as_mut() }
+        if self.is_awake(place) { self.machines[place].life.as_mut() } else { None }
     }
 
-    fn fault(&mut self) {
-        let place = self.random.random_range(0..self.machines.len());
-        let id = self.machines[place].id.0;
-        let everybody: Vec<u64> = self.machines.iter().map(|machine| machine.id.0).collect();
-        match self.random.random_range(0..9) {
-            0 => {
-                self.met.crashes += 1;
-                self.crash(place);
-            }
-            1 => {
-                self.met.torn += 1;
-                let call = self.random.random_range(0..6);
-                self.machines[place].disks.log.fail_at(call, Fault::Stop);
-            }
-            2 => {
-                self.met.pauses += 1;
-                self.machines[place].paused_until = self.now + self.random.random_range(20..600);
-            }
-            3 => {
-                self.met.partitions += 1;
-                let side: Vec<bool> = everybody.iter().map(|_| self.random.random()).collect();
-                for (from, left) in everybody.iter().zip(&side) {
-                    for (to, right) in everybody.iter().zip(&side) {
-                        if left != right {
-                            self.cut.insert((*from, *to));
-                        }
-                    }
-                }
-            }
-            4 => {
-                self.met.isolations += 1;
-                for other in everybody {
-                    self.cut.extend([(id, other), (other, id)]);
-                }
-            }
-            5 => {
-                self.met.one_way += 1;
-                let other = everybody[self.random.random_range(0..everybody.len())];
-                self.cut.insert((id, other));
-            }
-            6 => {
-                self.met.lossy += 1;
-                self.loss_percent = self.random.random_range(5..50);
-            }
-            _ => {
-                self.cut.clear();
-                self.loss_percent = 0;
-            }
-        }
-    }
-
-    fn heal(&mut self) {
-        self.cut.clear();
-        self.loss_percent = 0;
-        for machine in &mut self.machines {
-            machine.paused_until = 0;
-            machine.back_at = machine.back_at.min(self.now + TICK);
-        }
-    }
-
-    fn start(&mut self, place: usize) {
-        let everybody: Vec<u64> = self.machines.iter().map(|machine| machine.id.0).collect();
-        let machine = &mut self.machines[place];
-        machine.starts += 1;
-        let seed = self.seed ^ (machine.id.0 << 32) ^ (machine.starts << 48);
-        match Life::start(machine.id, &everybody, &machine.disks, seed) {
-            Ok(life) => machine.life = Some(life),
-            Err(Stopped) => self.crash(place),
-        }
-    }
-
-    /// The power goes: what was not synced is there or not.
-    fn crash(&mut self, place: usize) {
-        let pick = self.random.random();
-        let machine = &mut self.machines[place];
-        machine.life = None;
-        machine.disks.crash(pick);
-        machine.back_at = self.now + self.random.random_range(1..800);
-        if self.now > FAULTY_UNITS {
-            self.machines[place].back_at = self.now + 1;
-        }
-    }
-
-    fn deliver(&mut self, message: Message) {
-        let place = usize::try_from(message.to - 1).expect("a machine's place");
-        let machine = &mut self.machines[place];
-        if machine.paused_until > self.now {
-            // Its system keeps it.
-            self.sent += 1;
-            let at = machine.paused_until;
-            self.mail.insert((at, self.sent), message);
-            return;
-        }
-        (self.now, message.from, message.to, message.term, message.index, message.get_msg_type() as u32)
-            .hash(&mut self.trace);
-        if let Some(life) = &mut machine.life {
-            life.node.receive(message).expect("no entries are lost");
-            self.run_machine(place);
-        }
-    }
-
-    /// Its stream ends at both ends: the receiver has all of it, or the sender hears that it failed.
-    fn deliver_state(&mut self, state: &StateInMail) {
-        let place = |id: u64| usize::try_from(id - 1).expect("a machine's place");
-        let (from, to) = (place(state.message.from), place(state.message.to));
-        let way = (state.message.from, state.message.to);
-        let is_lost = self.cut.contains(&way) || self.random.random_range(0..100) < self.loss_percent;
-        let arrived = !is_lost && self.awake(to).is_some_and(|life| life.receive_state(state));
-        self.met.states_arrived += u64::from(arrived);
-        self.run_machine(to);
-        // One that is paused hears of it afterwards.
-        if let Some(life) = &mut self.machines[from].life {
-            life.node.state_sent(MemberId(state.message.to), arrived);
-            self.run_machine(from);
-        }
-    }
-
-    fn run_machine(&mut self, place: usize) {
-        let machine = &mut self.machines[place];
-        if machine.paused_until > self.now {
-            return;
-        }
-        let Some(life) = &mut machine.life else { return };
-        let mut outgoing = Outgoing::default();
-        let mut result = life.run(&mut outgoing);
-        if machine.disks.log.failed_call().is_some() {
-            // Also when the call was one that may be refused.
-            result = Err(Stopped);
-        }
-        let (term, leads) = (life.node.term().0, life.node.is_leader());
-        let id = machine.id;
-        if leads && result.is_ok() {
-            let known = *self.leaders.entry(term).or_insert(id);
-            assert_eq!(known, id, "seed {}: two leaders in term {term}", self.seed);
-        }
-        for message in outgoing.messages {
-            self.send(message);
-        }
-        match result {
-            Ok((applied, states)) => {
-                for state in states {
-                    self.sent += 1;
-                    self.met.states += 1;
-                    let arrival = self.now + self.random.random_range(1..150);
-                    self.states.insert((arrival, self.sent), state);
-                }
-                for entry in applied {
-                    let mut hasher = DefaultHasher::new();
-                    entry.data.hash(&mut hasher);
-                    let found = (entry.position.term.0, hasher.finish());
-                    let known = *self.entries.entry(entry.position.index.0).or_insert(found);
-                    let index = entry.position.index;
-                    assert_eq!(known, found, "seed {}: entry {index} differs between members", self.seed);
-                }
-            }
-            Err(Stopped) => self.crash(place),
-        }
-    }
-
-    fn send(&mut self, message: Message) {
-        let way = (message.from, message.to);
-        if self.cut.contains(&way) || self.random.random_range(0..100) < self.loss_percent {
-            self.met.lost += 1;
-            return;
-        }
-        let copies = if self.random.random_ratio(1, 50) { 2 } else { 1 };
-        for _ in 0..copies {
-            let delay = if self.random.random_ratio(1, 20) {
-                self.random.random_range(1..200)
-            } else {
-                self.random.random_range(1..4)
-            };
-            self.sent += 1;
-            self.mail.insert((self.now + delay, self.sent), message.clone());
-        }
+    fn random_place(&mut self) -> usize {
+        self.random.random_range(0..self.machines.len())
     }
 
     fn state(&self) -> String {
         let state = |machine: &Machine| match &machine.life {
             Some(life) => format!(
-                "{}: term {}, leader {}, applied {:?}",
+                "{}: term {}, leader {}, applied {:?}, members {:?}",
                 machine.id,
                 life.node.term(),
                 life.node.leader(),
-                life.applied()
+                life.applied(),
+                life.node.members().list().iter().map(|member| member.id).collect::<Vec<_>>()
             ),
             None => format!("{} is down", machine.id),
         };
-        self.machines.iter().map(state).collect::<Vec<_>>().join("; ")
-    }
-
-    fn is_even(&self) -> bool {
-        let mut states = self.machines.iter().map(|machine| machine.life.as_ref().map(Life::applied));
-        let first = states.next().flatten();
-        let leads = |machine: &Machine| machine.life.as_ref().is_some_and(|life| life.node.is_leader());
-        first.is_some() && states.all(|state| state == first) && self.machines.iter().any(leads)
+        let states = self.machines.iter().map(state).collect::<Vec<_>>().join("; ");
+        let voters = self.truth.voters();
+        format!("at {}, index {}, voters {voters:?}: {states}", self.now, self.truth.index())
     }
 }
