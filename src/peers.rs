@@ -155,7 +155,7 @@ fn hexadecimal(id: u64) -> MetadataValue<Ascii> {
 }
 
 /// Whether a peer says that this member is no member any more.
-fn says_removed(status: &Status) -> bool {
+pub fn says_removed(status: &Status) -> bool {
     status.code() == tonic::Code::PermissionDenied && status.message() == REMOVED
 }
 

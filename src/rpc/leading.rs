@@ -14,7 +14,7 @@ use crate::ids::{LeaseId, MemberId, Term};
 use crate::lease::Leases;
 use crate::members::Members;
 use crate::metrics::Metrics;
-use crate::peers::{Leader, Peers};
+use crate::peers::{Leader, Peers, says_removed};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::log::member_change::Kind as Change;
 
@@ -85,7 +85,7 @@ impl Leading {
                 Err(status) if may_ask_again(&status) && Instant::now() < deadline => {
                     tokio::time::sleep(RETRY).await;
                 }
-                renewed => return renewed,
+                renewed => return renewed.map_err(for_client),
             }
         }
     }
@@ -105,7 +105,7 @@ impl Leading {
                 Err(status) if may_ask_again(&status) && Instant::now() < deadline => {
                     tokio::time::sleep(RETRY).await;
                 }
-                told => return told,
+                told => return told.map_err(for_client),
             }
         }
     }
@@ -129,7 +129,7 @@ impl Leading {
                 Err(status) if is_not_leader(&status) && Instant::now() < deadline => {
                     tokio::time::sleep(RETRY).await;
                 }
-                changed => return changed,
+                changed => return changed.map_err(for_client),
             }
         }
     }
@@ -233,6 +233,17 @@ fn may_ask_again(status: &Status) -> bool {
     is_not_leader(status) || status.code() == tonic::Code::Unavailable && !is_of_etcd(status)
 }
 
+/// Clients know etcd's errors. What members tell each other, and what became of the way between them, is no word to them.
+fn for_client(status: Status) -> Status {
+    if says_removed(&status) {
+        return ClientError::Stopped.into();
+    }
+    match status.code() {
+        tonic::Code::Unavailable if !is_of_etcd(&status) => ClientError::Timeout.into(),
+        _ => status,
+    }
+}
+
 #[tonic::async_trait]
 impl Leader for Leading {
     async fn renew_lease(&self, id: LeaseId) -> Result<i64, Status> {
@@ -279,5 +290,23 @@ impl Leader for Leading {
             _ => {}
         }
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    /// A client of a member that had just been removed was told "the member has been permanently removed from the cluster".
+    #[test]
+    fn clients_are_told_etcds_errors_and_nothing_else() {
+        let removed = Status::permission_denied("the member has been permanently removed from the cluster");
+        assert_eq!(for_client(removed).message(), ClientError::Stopped.text());
+        let broken = for_client(Status::unavailable("tcp connect error"));
+        assert_eq!((broken.code(), broken.message()), (Code::Unavailable, ClientError::Timeout.text()));
+        let own = for_client(ClientError::LeaseNotFound.into());
+        assert_eq!((own.code(), own.message()), (Code::NotFound, ClientError::LeaseNotFound.text()));
     }
 }
