@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A write that is not answered so long is sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
 const VALUE_BYTES: usize = 1 << 20;
+/// What happens to a store.
+type Loss = fn(&Path);
+
 /// The log then leaves out what the store has.
 const NO_CATCH_UP: &str = "--snapshot-catchup-entries=1";
 
@@ -96,7 +99,7 @@ async fn a_lost_store_is_made_good_by_the_others() {
     let mut cluster = Cluster::start_with(3, Options::with_flags(&[NO_CATCH_UP])).await;
     let mut history = Acknowledged::new();
     write_until_logs_are_cut(&cluster, &mut history).await;
-    let cases: [(fn(&Path), bool); 3] = [(remove, false), (empty, true), (damage, true)];
+    let cases: [(Loss, bool); 3] = [(remove, false), (empty, true), (damage, true)];
     for (victim, (lose, is_kept)) in cases.into_iter().enumerate() {
         let (one, other) = ((victim + 1) % 3, (victim + 2) % 3);
         cluster.kill(victim);
