@@ -115,12 +115,12 @@ async fn prepare(side: &mut Side) {
 async fn ask(side: &mut Side, ask: &Ask) -> Answer {
     match ask {
         Ask::Step(step) => side.ask(step).await,
-        Ask::Downgrade(request) => refusal(side.maintenance.downgrade(request.clone()).await),
-        Ask::MoveLeader(request) => refusal(side.maintenance.move_leader(*request).await),
-        Ask::MemberAdd(request) => refusal(side.cluster.member_add(request.clone()).await),
-        Ask::MemberPromote(request) => refusal(side.cluster.member_promote(*request).await),
-        Ask::MemberRemove(request) => refusal(side.cluster.member_remove(*request).await),
-        Ask::MemberUpdate(request) => refusal(side.cluster.member_update(request.clone()).await),
+        Ask::Downgrade(request) => refusal(side.any().maintenance.downgrade(request.clone()).await),
+        Ask::MoveLeader(request) => refusal(side.any().maintenance.move_leader(*request).await),
+        Ask::MemberAdd(request) => refusal(side.any().cluster.member_add(request.clone()).await),
+        Ask::MemberPromote(request) => refusal(side.any().cluster.member_promote(*request).await),
+        Ask::MemberRemove(request) => refusal(side.any().cluster.member_remove(*request).await),
+        Ask::MemberUpdate(request) => refusal(side.any().cluster.member_update(request.clone()).await),
         Ask::Unknown(path) => refusal(side.call_unknown(path).await),
     }
 }

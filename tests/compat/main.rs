@@ -1,18 +1,23 @@
 //! Decklog beside real etcd: the same seeded random programs and the same bad requests go to both, and every
 //! answer must be the same.
 //!
-//! `DECKLOG_COMPAT_PROGRAMS` and `DECKLOG_COMPAT_SEED` choose how many programs and which;
+//! Random programs also go to three members, any of them at each step.
+//!
+//! `DECKLOG_COMPAT_PROGRAMS` (of the cluster: `DECKLOG_COMPAT_CLUSTER_PROGRAMS`) and `DECKLOG_COMPAT_SEED` choose how
+//! many programs and which;
 //! `DECKLOG_COMPAT_SELF=1` compares etcd with itself, to test this test.
 
 #[path = "../common/peers.rs"]
 mod peers;
 #[path = "../common/servers.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod servers;
 
 mod answer;
 mod bad_requests;
 mod compare;
 mod differences;
+mod member;
 mod programs;
 mod resolve;
 mod run;
@@ -25,10 +30,11 @@ use std::str::FromStr;
 
 use compare::Comparison;
 use run::Pair;
-use servers::Server;
 use side::Side;
 
 const DEFAULT_PROGRAMS: u64 = 500;
+const DEFAULT_CLUSTER_PROGRAMS: u64 = 100;
+const MEMBERS: usize = 3;
 const STEPS: usize = 50;
 
 /// The two programs under comparison.
@@ -47,15 +53,20 @@ impl Programs {
 
     /// Two servers without any data.
     async fn start(&self) -> Pair {
+        self.start_members(1, 0).await
+    }
+
+    /// etcd, and so many members of the other, of which `seed` chooses one for each step.
+    async fn start_members(&self, count: usize, seed: u64) -> Pair {
         let other = match self.comparison {
             Comparison::EtcdWithItself => self.etcd.as_path(),
             Comparison::EtcdWithDecklog => Path::new(env!("CARGO_BIN_EXE_decklog")),
         };
-        let (etcd, decklog) =
-            tokio::join!(Server::start(&self.etcd, &["--unsafe-no-fsync"]), Server::start(other, &[]));
+        let etcd = member::start(&self.etcd, &["--unsafe-no-fsync"], 1);
+        let (etcd, decklog) = tokio::join!(etcd, member::start(other, &[], count));
         Pair {
-            etcd: Side::new(etcd),
-            decklog: Side::new(decklog),
+            etcd: Side::new(etcd, seed),
+            decklog: Side::new(decklog, seed),
             comparison: self.comparison,
             tally: BTreeMap::new(),
         }
@@ -67,9 +78,26 @@ async fn random_programs_have_the_same_answers() {
     let seed: u64 = setting("DECKLOG_COMPAT_SEED").unwrap_or_else(rand::random);
     println!("DECKLOG_COMPAT_SEED={seed}");
     let Some(programs) = Programs::find("random_programs_have_the_same_answers") else { return };
-    let mut pair = programs.start().await;
+    let pair = programs.start().await;
+    run_programs(pair, seed, setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS)).await;
+}
+
+/// Any member answers as etcd does, once it has applied what the others have acknowledged.
+#[tokio::test]
+async fn random_programs_have_the_same_answers_from_any_member() {
+    let seed: u64 = setting("DECKLOG_COMPAT_SEED").unwrap_or_else(rand::random);
+    println!("DECKLOG_COMPAT_SEED={seed}");
+    let Some(programs) = Programs::find("random_programs_have_the_same_answers_from_any_member") else {
+        return;
+    };
+    let pair = programs.start_members(MEMBERS, seed).await;
+    let count = setting("DECKLOG_COMPAT_CLUSTER_PROGRAMS").unwrap_or(DEFAULT_CLUSTER_PROGRAMS);
+    run_programs(pair, seed, count).await;
+}
+
+async fn run_programs(mut pair: Pair, seed: u64, count: u64) {
     pair.prepare().await.expect("both servers can be prepared");
-    for index in 0..setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS) {
+    for index in 0..count {
         let program = programs::program(seed, index, STEPS);
         if let Err(difference) = pair.run(&program).await {
             panic!(

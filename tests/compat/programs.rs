@@ -46,6 +46,29 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether a member answers from what it has applied itself.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Range(request) => request.serializable,
+            // Without operations, or with serializable reads alone, it reads what is here.
+            Self::Txn(_) => true,
+            Self::HashKv(_)
+            | Self::LeaseTimeToLive(_)
+            | Self::LeaseLeases(_)
+            | Self::LeaseKeepAlive(_)
+            | Self::WatchCreate(_)
+            | Self::WatchCancel { .. }
+            | Self::WatchProgress { .. } => true,
+            Self::Put(_)
+            | Self::DeleteRange(_)
+            | Self::Compact(_)
+            | Self::LeaseGrant(_)
+            | Self::LeaseRevoke(_) => false,
+        }
+    }
+}
+
 /// What the choices of one program are made from.
 pub struct Chooser {
     random: StdRng,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tonic::Status;
 
 use crate::answer::Answer;
@@ -65,7 +66,9 @@ impl Pair {
     pub async fn ends(&mut self) -> String {
         let mut ends = String::new();
         for (name, side) in [("etcd", &mut self.etcd), ("decklog", &mut self.decklog)] {
-            if let Ok(end) = tokio::time::timeout(END_PATIENCE, end_of(&mut side.server)).await {
+            let all =
+                join_all(side.servers().map(|server| tokio::time::timeout(END_PATIENCE, end_of(server))));
+            for end in all.await.into_iter().flatten() {
                 ends += &format!("\n{name} ended: {end}");
             }
         }
@@ -85,7 +88,11 @@ impl Pair {
 
     async fn run_step(&mut self, step: &Step) -> Result<(), [String; 2]> {
         if !matches!(step, Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. }) {
-            let (etcd, decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
+            let (mut etcd, mut decklog) = tokio::join!(self.etcd.ask(step), self.decklog.ask(step));
+            if self.decklog.is_cluster() {
+                etcd.forget_order();
+                decklog.forget_order();
+            }
             *self.tally.entry(etcd.kind()).or_default() += 1;
             self.compare(step, etcd, decklog)?;
         }

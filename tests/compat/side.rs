@@ -1,31 +1,29 @@
-//! One of the two servers under comparison: asks it and keeps what its answers mean.
+//! One of the two sides under comparison, a server or a cluster: asks any member of it and keeps what its answers mean.
 
 use std::collections::BTreeSet;
 
-use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
-use decklog::wire::etcdserverpb::kv_client::KvClient;
-use decklog::wire::etcdserverpb::lease_client::LeaseClient;
-use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use decklog::wire::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
-    RangeRequest, RangeResponse,
+    CompactionRequest, DeleteRangeRequest, LeaseLeasesRequest, LeaseRevokeRequest, RangeRequest,
+    RangeResponse,
 };
+use futures_util::future::try_join_all;
 use http::uri::PathAndQuery;
-use tonic::transport::Channel;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::{IndexedMutRandom, IndexedRandom};
 use tonic::{Code, Request, Response, Status};
 
 use crate::answer::Answer;
+use crate::member::Member;
 use crate::programs::Step;
 use crate::resolve::Meaning;
 use crate::servers::Server;
-use crate::watching::{Watched, Watching};
+use crate::watching::{STREAMS, Watched, Watching};
 
 pub struct Side {
-    pub server: Server,
-    pub kv: KvClient<Channel>,
-    pub lease: LeaseClient<Channel>,
-    pub maintenance: MaintenanceClient<Channel>,
-    pub cluster: ClusterClient<Channel>,
+    members: Vec<Member>,
+    /// Chooses the member that is asked.
+    choice: SmallRng,
     pub meaning: Meaning,
     /// The store's revision, and the greatest compacted one, as far as answers told.
     revision: i64,
@@ -36,59 +34,83 @@ pub struct Side {
 }
 
 impl Side {
-    pub fn new(server: Server) -> Self {
-        let channel = &server.channel;
+    pub fn new(members: Vec<Member>, seed: u64) -> Self {
         Self {
-            kv: KvClient::new(channel.clone()),
-            lease: LeaseClient::new(channel.clone()),
-            maintenance: MaintenanceClient::new(channel.clone()),
-            cluster: ClusterClient::new(channel.clone()),
+            members,
+            choice: SmallRng::seed_from_u64(seed),
             meaning: Meaning::default(),
             revision: 0,
             compacted: 0,
             compactions: BTreeSet::new(),
             watching: None,
-            server,
         }
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        self.members.len() > 1
+    }
+
+    /// One of the members.
+    pub fn any(&mut self) -> &mut Member {
+        self.members.choose_mut(&mut self.choice).expect("there is one")
+    }
+
+    pub fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
+        self.members.iter_mut().map(|member| &mut member.server)
+    }
+
+    /// What one member has acknowledged the others may not have applied: every member has after this.
+    async fn catch_up(&mut self) -> Result<(), Status> {
+        if self.is_cluster() {
+            try_join_all(self.members.iter_mut().map(Member::catch_up)).await?;
+        }
+        Ok(())
     }
 
     /// Asks for what is not a watch; the answer is neutral.
     pub async fn ask(&mut self, step: &Step) -> Answer {
-        let mut answer = match self.meaning.resolve(step) {
-            Step::Range(request) => Answer::of(self.kv.range(request).await, Answer::Range),
-            Step::Put(request) => Answer::of(self.kv.put(request).await, Answer::Put),
+        let step = self.meaning.resolve(step);
+        if step.is_local()
+            && let Err(status) = self.catch_up().await
+        {
+            return Answer::of(Err(status), Answer::Range);
+        }
+        let member = self.members.choose_mut(&mut self.choice).expect("there is one");
+        let mut answer = match step {
+            Step::Range(request) => Answer::of(member.kv.range(request).await, Answer::Range),
+            Step::Put(request) => Answer::of(member.kv.put(request).await, Answer::Put),
             Step::DeleteRange(request) => {
-                Answer::of(self.kv.delete_range(request).await, Answer::DeleteRange)
+                Answer::of(member.kv.delete_range(request).await, Answer::DeleteRange)
             }
-            Step::Txn(request) => Answer::of(self.kv.txn(request).await, Answer::Txn),
+            Step::Txn(request) => Answer::of(member.kv.txn(request).await, Answer::Txn),
             Step::Compact(request) => {
                 let revision = request.revision;
-                let answer = Answer::of(self.kv.compact(request).await, Answer::Compact);
+                let answer = Answer::of(member.kv.compact(request).await, Answer::Compact);
                 if matches!(answer, Answer::Compact(_)) {
                     self.compacted = revision;
                     self.compactions.insert(revision);
                 }
                 answer
             }
-            Step::HashKv(request) => Answer::of(self.maintenance.hash_kv(request).await, Answer::HashKv),
+            Step::HashKv(request) => Answer::of(member.maintenance.hash_kv(request).await, Answer::HashKv),
             Step::LeaseGrant(request) => {
                 let chosen_by_server = request.id == 0;
-                let answer = Answer::of(self.lease.lease_grant(request).await, Answer::LeaseGrant);
+                let answer = Answer::of(member.lease.lease_grant(request).await, Answer::LeaseGrant);
                 if let (true, Answer::LeaseGrant(granted)) = (chosen_by_server, &answer) {
                     self.meaning.chosen_leases.push(granted.id);
                 }
                 answer
             }
             Step::LeaseRevoke(request) => {
-                Answer::of(self.lease.lease_revoke(request).await, Answer::LeaseRevoke)
+                Answer::of(member.lease.lease_revoke(request).await, Answer::LeaseRevoke)
             }
             Step::LeaseTimeToLive(request) => {
-                Answer::of(self.lease.lease_time_to_live(request).await, Answer::LeaseTimeToLive)
+                Answer::of(member.lease.lease_time_to_live(request).await, Answer::LeaseTimeToLive)
             }
             Step::LeaseLeases(request) => {
-                Answer::of(self.lease.lease_leases(request).await, Answer::LeaseLeases)
+                Answer::of(member.lease.lease_leases(request).await, Answer::LeaseLeases)
             }
-            Step::LeaseKeepAlive(request) => self.keep_alive_once(request).await,
+            Step::LeaseKeepAlive(request) => member.keep_alive_once(request).await,
             Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. } => {
                 unreachable!("watch steps go to the side's watch streams")
             }
@@ -101,12 +123,21 @@ impl Side {
     /// Watches are opened with the first step that asks for one.
     pub async fn watch(&mut self, step: &Step) -> Result<Watched, Status> {
         let Self { revision, compacted, .. } = *self;
+        let is_asked =
+            matches!(step, Step::WatchCreate(_) | Step::WatchCancel { .. } | Step::WatchProgress { .. });
+        if is_asked {
+            self.catch_up().await?;
+        }
         let watching = match (&mut self.watching, step) {
             (Some(watching), _) => watching,
             (none, Step::WatchCreate(_)) => {
                 // What is compacted, no watch can ask for.
                 let start = compacted.max(self.meaning.base_revision + 1);
-                none.insert(Watching::open(&self.server.channel, start, revision).await?)
+                let channels = [(); STREAMS].map(|()| {
+                    let member = self.members.choose(&mut self.choice).expect("there is one");
+                    member.server.channel.clone()
+                });
+                none.insert(Watching::open(channels, start, revision).await?)
             }
             (None, _) => return Ok(Watched::new()),
         };
@@ -129,13 +160,13 @@ impl Side {
     /// Compacts an empty store at its first revision. etcd takes a compaction at 0 before any other, and from then
     /// on the hash that it keeps for it is its answer for the current revision.
     pub async fn compact_first(&mut self) -> Result<(), Status> {
-        self.kv.compact(CompactionRequest { revision: 1, physical: true }).await.map(drop)
+        self.any().kv.compact(CompactionRequest { revision: 1, physical: true }).await.map(drop)
     }
 
     /// Starts a program: its numbers count from here.
     pub async fn begin(&mut self) -> Result<(), Status> {
         let request = RangeRequest { key: "x".into(), ..Default::default() };
-        let header = self.kv.range(request).await?.into_inner().header.unwrap_or_default();
+        let header = self.any().kv.range(request).await?.into_inner().header.unwrap_or_default();
         self.meaning = Meaning { base_revision: header.revision, chosen_leases: Vec::new() };
         (self.revision, self.compacted) = (header.revision, header.revision);
         self.watching = None;
@@ -146,38 +177,26 @@ impl Side {
     pub async fn clean_up(&mut self) -> Result<(), Status> {
         let everything =
             DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-        let deleted = self.kv.delete_range(everything).await?.into_inner();
+        let deleted = self.any().kv.delete_range(everything).await?.into_inner();
         let revision = deleted.header.unwrap_or_default().revision;
-        match self.kv.compact(CompactionRequest { revision, physical: true }).await {
+        match self.any().kv.compact(CompactionRequest { revision, physical: true }).await {
             Err(status) if status.code() == Code::OutOfRange => {} // the program did it at this revision
             other => drop(other?),
         }
         self.compactions.insert(revision);
-        let leases = self.lease.lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
+        self.catch_up().await?;
+        let leases = self.any().lease.lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
         for lease in leases {
-            self.lease.lease_revoke(LeaseRevokeRequest { id: lease.id }).await?;
+            self.any().lease.lease_revoke(LeaseRevokeRequest { id: lease.id }).await?;
         }
         Ok(())
     }
 
     /// Calls the method at `path` with an empty message.
-    pub async fn call_unknown(&self, path: &'static str) -> Result<Response<RangeResponse>, Status> {
-        let mut client = tonic::client::Grpc::new(self.server.channel.clone());
+    pub async fn call_unknown(&mut self, path: &'static str) -> Result<Response<RangeResponse>, Status> {
+        let mut client = tonic::client::Grpc::new(self.any().server.channel.clone());
         client.ready().await.map_err(|error| Status::from_error(error.into()))?;
         let codec = tonic_prost::ProstCodec::<RangeRequest, RangeResponse>::default();
         client.unary(Request::new(RangeRequest::default()), PathAndQuery::from_static(path), codec).await
-    }
-
-    async fn keep_alive_once(&mut self, request: LeaseKeepAliveRequest) -> Answer {
-        let answers = self.lease.lease_keep_alive(tokio_stream::once(request)).await;
-        let first = match answers {
-            Ok(mut answers) => answers.get_mut().message().await,
-            Err(status) => Err(status),
-        };
-        let missing = || Status::internal("the stream ended without an answer");
-        Answer::of(
-            first.and_then(|answer| answer.ok_or_else(missing)).map(Response::new),
-            Answer::LeaseKeepAlive,
-        )
     }
 }

@@ -33,9 +33,11 @@ pub const FUTURE: usize = 1;
 pub const COMPACTED: usize = 2;
 /// Watches everything from the program's start: tells which events the other watches have to deliver.
 const REFERENCE: usize = 3;
+/// One channel for each.
+pub const STREAMS: usize = 4;
 
 pub struct Watching {
-    streams: [Stream; 4],
+    streams: [Stream; STREAMS],
 }
 
 struct Stream {
@@ -52,8 +54,8 @@ enum Responses {
 
 impl Watching {
     /// Opens the streams when the store is at `revision`; no watch will ask for what is before `start`.
-    pub async fn open(channel: &Channel, start: i64, revision: i64) -> Result<Self, Status> {
-        let mut watching = Self { streams: [(); 4].map(|()| Stream::open(channel)) };
+    pub async fn open(channels: [Channel; STREAMS], start: i64, revision: i64) -> Result<Self, Status> {
+        let mut watching = Self { streams: channels.map(Stream::open) };
         let everything = WatchCreateRequest {
             range_end: "\0".into(),
             start_revision: start,
@@ -114,9 +116,9 @@ impl Watching {
 }
 
 impl Stream {
-    fn open(channel: &Channel) -> Self {
+    fn open(channel: Channel) -> Self {
         let (requests, queue) = mpsc::channel(REQUEST_QUEUE);
-        let mut client = WatchClient::new(channel.clone());
+        let mut client = WatchClient::new(channel);
         let opening = tokio::spawn(async move { client.watch(ReceiverStream::new(queue)).await });
         Self { requests, responses: Responses::Opening(opening), log: StreamLog::default() }
     }
