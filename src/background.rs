@@ -1,4 +1,6 @@
-//! Jobs that only propose, like a client: leases that run out, automatic compaction. They own no state.
+//! Jobs that only propose, like a client: leases that run out, automatic compaction; and one that looks whether there is a
+//! leader. They own no state.
 
 pub mod auto_compact;
+pub mod leader;
 pub mod leases;

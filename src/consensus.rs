@@ -1,6 +1,7 @@
 //! Consensus: one loop owns raft and its log; everybody else holds a `Handle`.
 //! Owns the order of commands and their durability; never looks into a command.
 
+mod connections;
 mod event_loop;
 mod handle;
 mod log;
@@ -10,6 +11,7 @@ mod offline;
 mod progress;
 mod proposal;
 mod reads;
+mod turns;
 mod waiting;
 
 pub use raft::eraftpb::{Message, MessageType};
@@ -19,6 +21,7 @@ use crate::ids::{LogPosition, MemberId, Term};
 use crate::members::Membership;
 use crate::snapshot::Received;
 
+pub use connections::{Connected, Connections};
 pub use event_loop::{Committed, Loop, LoopOptions, LoopParts, Outside, Stopper};
 pub use handle::{Handle, Ordered};
 pub use log::{BEGINNING, LogTimers, RaftLog};
@@ -33,7 +36,7 @@ pub use reads::{Granted, ReadReply};
 pub const MAX_APPLY_BACKLOG: u64 = 5000;
 
 /// Why a proposal or a linearizable read failed. Only `Rejected` and the refusals before the log
-/// (`TooManyRequests`, `TooLarge`, `NoLeader`, `NoSpace`) say that nothing was changed.
+/// (`TooManyRequests`, `TooLarge`, `NoLeader`, `NoSpace`, `TimeoutWithoutLeader`) say that nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConsensusError {
     /// Apply refused the command.
@@ -54,9 +57,15 @@ pub enum ConsensusError {
     NotLeader,
     #[error("request timed out")]
     Timeout,
+    /// There was no leader to propose to for as long as the request could wait: nothing was done.
+    #[error("context deadline exceeded")]
+    TimeoutWithoutLeader,
     /// The leader was lost while the request was on its way.
     #[error("request timed out, possibly due to previous leader failure")]
     TimeoutLeaderFailed,
+    /// The leader, or as the leader a quorum, could not be reached all the time.
+    #[error("request timed out, possibly due to connection lost")]
+    TimeoutConnectionLost,
     #[error("server stopped")]
     Stopped,
     /// The disk is full: the log took nothing of it.
@@ -67,7 +76,13 @@ pub enum ConsensusError {
 impl ConsensusError {
     /// Its time was over.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout | Self::TimeoutLeaderFailed)
+        matches!(
+            self,
+            Self::Timeout
+                | Self::TimeoutWithoutLeader
+                | Self::TimeoutLeaderFailed
+                | Self::TimeoutConnectionLost
+        )
     }
 }
 

@@ -13,7 +13,7 @@ mod states;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
@@ -98,11 +98,6 @@ impl Peers {
     /// Becomes true when this member is no member any more.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.0.removed.subscribe()
-    }
-
-    /// Since when a member can be reached without a break; this member always could.
-    pub fn connected_since(&self, member: MemberId) -> Option<Instant> {
-        self.0.links.lock().get(&member).and_then(|link| link.connected_since())
     }
 
     /// Somebody has come that this member may not know yet: it was added behind the newest entry that is known here, and may

@@ -9,6 +9,7 @@ mod http;
 mod in_flight;
 mod listener;
 mod open;
+mod peer_http;
 mod peer_thread;
 mod places;
 mod refill;

@@ -103,6 +103,8 @@ pub struct Loop {
     outbox: Outbox,
     progress: Arc<Progress>,
     next_tick: Instant,
+    /// How long the last turn took, when it was a stall.
+    stalled: Option<Duration>,
 }
 
 /// Stops the loop. Proposals queued before are still carried out.
@@ -142,9 +144,8 @@ impl Loop {
             leader_loss: 2 * options.election_timeout,
             seconds: request_seconds,
         };
-        let mut outside = outside(&handle);
-        outside.set_members(node.members());
-        let this = Self {
+        let outside = outside(&handle);
+        let mut this = Self {
             node,
             outside,
             options,
@@ -155,7 +156,9 @@ impl Loop {
             outbox: Outbox::default(),
             progress,
             next_tick: Instant::now() + options.tick,
+            stalled: None,
         };
+        this.members_changed();
         (this, LoopParts { handle, stopper: Stopper(event_sender), committed: committed_receiver })
     }
 
@@ -177,8 +180,11 @@ impl Loop {
         }
         loop {
             self.settle()?;
+            self.stalled = self.progress.turns.end();
             let wake_at = self.wake_at();
-            match self.events.take(&mut self.taken, Some(wake_at)) {
+            let taken = self.events.take(&mut self.taken, Some(wake_at));
+            self.progress.turns.begin();
+            match taken {
                 Taken::Items => {
                     if !self.take_events()? {
                         return self.settle();
@@ -187,8 +193,38 @@ impl Loop {
                 Taken::TimedOut => {}
                 Taken::Closed => return Ok(()),
             }
+            self.give_up_after_stall();
             self.tick_when_due()?;
         }
+    }
+
+    /// After a turn that took longer than an election timeout, and after what the others have said meanwhile: whoever
+    /// still leads then hands over, since the next flush may stall, too.
+    fn give_up_after_stall(&mut self) {
+        let Some(took) = self.stalled.take() else { return };
+        let milliseconds = took.as_millis();
+        if !self.node.is_leader() {
+            tracing::warn!(
+                milliseconds,
+                "consensus stalled for longer than an election timeout: is the disk slow?"
+            );
+        } else if let Some(to) = self.node.best_successor() {
+            let to_id = format!("{:x}", to.0);
+            tracing::warn!(
+                milliseconds,
+                to = to_id,
+                "the leader stalled for longer than an election timeout: is the disk slow? It hands over"
+            );
+            self.node.transfer_leadership(to);
+        }
+    }
+
+    /// Who belongs to the cluster has changed, or is said for the first time.
+    fn members_changed(&mut self) {
+        self.outside.set_members(self.node.members());
+        self.progress.connections.set_voters(self.node.members().voters());
+        let patience = (!self.node.is_only_voter()).then_some(self.options.election_timeout);
+        self.progress.turns.set_patience(patience);
     }
 
     /// Steps until nothing is left to flush or to hand on.
@@ -200,7 +236,7 @@ impl Loop {
             self.outside.flush();
             self.publish_status(step.committed.last().map(|entry| entry.position));
             if step.members_changed {
-                self.outside.set_members(self.node.members());
+                self.members_changed();
             }
             self.backlog.extend(step.install.map(Committed::Install));
             if !step.committed.is_empty() {
@@ -295,6 +331,11 @@ impl Loop {
         let now = Instant::now();
         if now < self.next_tick {
             return Ok(());
+        }
+        if now > self.next_tick + self.options.tick && self.node.is_leader() && !self.node.is_only_voter() {
+            let milliseconds = (now - self.next_tick).as_millis();
+            tracing::warn!(milliseconds, "heartbeats leave late: the disk is slow, or the machine is busy");
+            self.progress.heartbeats_failed(self.node.members().list().len() as u64 - 1);
         }
         self.next_tick = now + self.options.tick;
         self.node.tick();

@@ -85,7 +85,8 @@ impl Handle {
         let proposal = Proposal { command, reply, courier: Courier::here() };
         self.events.try_send_below(MAX_QUEUED_REQUESTS, event(proposal)).map_err(of_refusal)?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
-        Ok(Ordered { outcome, handle: self.clone(), began: Instant::now() })
+        let leaders_before = (status.leader == MemberId(0)).then(|| self.progress.leader_changes());
+        Ok(Ordered { outcome, handle: self.clone(), began: Instant::now(), leaders_before })
     }
 
     /// Returns when everything acknowledged before this call is visible to a `Reader`.
@@ -97,7 +98,7 @@ impl Handle {
             return Ok(());
         }
         let began = Instant::now();
-        let result = self.round(began).await;
+        let result = self.round().await;
         if result.is_err() {
             self.progress.failed_reads.fetch_add(1, Ordering::Relaxed);
         }
@@ -107,23 +108,30 @@ impl Handle {
         result
     }
 
-    async fn round(&self, began: Instant) -> Result<(), ConsensusError> {
+    async fn round(&self) -> Result<(), ConsensusError> {
         let (reply, granted) = oneshot::channel();
         let reader = ReadReply { reply, courier: Courier::here() };
         self.events.try_send_below(MAX_QUEUED_REQUESTS, Event::Read(reader)).map_err(of_refusal)?;
         match tokio::time::timeout(self.request_timeout, granted).await {
             Ok(Ok(granted)) => granted,
             Ok(Err(_closed)) => Err(ConsensusError::Stopped),
-            Err(_elapsed) => Err(self.timed_out(began)),
+            // As in etcd, only writes are told why.
+            Err(_elapsed) => Err(ConsensusError::Timeout),
         }
     }
 
-    /// What a request is told that began then and has waited for its time.
+    /// What a write is told that began then and has waited for its time, as etcd decides it.
     fn timed_out(&self, began: Instant) -> ConsensusError {
-        match self.progress.lost_leader_around(began, self.leader_loss) {
-            true => ConsensusError::TimeoutLeaderFailed,
-            false => ConsensusError::Timeout,
+        let (status, connections) = (self.progress.status(), &self.progress.connections);
+        if self.progress.lost_leader_around(began, self.leader_loss) {
+            return ConsensusError::TimeoutLeaderFailed;
         }
+        let was_connected = match status.leader {
+            MemberId(0) => true,
+            _ if status.is_leader => connections.had_quorum_since(began),
+            leader => connections.had_since(leader, began),
+        };
+        if was_connected { ConsensusError::Timeout } else { ConsensusError::TimeoutConnectionLost }
     }
 
     /// Messages of a peer, and their bytes. Those that find no room are lost: raft sends them again.
@@ -216,6 +224,8 @@ pub struct Ordered {
     outcome: oneshot::Receiver<Result<Outcome, ConsensusError>>,
     handle: Handle,
     began: Instant,
+    /// When there was no leader at its beginning: how many had been seen. As long as it stays so, the command waits here.
+    leaders_before: Option<u64>,
 }
 
 impl Ordered {
@@ -227,6 +237,9 @@ impl Ordered {
         let result = match tokio::time::timeout(self.handle.request_timeout, &mut self.outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_closed)) => Err(ConsensusError::Stopped),
+            Err(_elapsed) if self.leaders_before == Some(self.handle.progress.leader_changes()) => {
+                Err(ConsensusError::TimeoutWithoutLeader)
+            }
             Err(_elapsed) => Err(self.handle.timed_out(self.began)),
         };
         if !matches!(result, Ok(_) | Err(ConsensusError::Rejected(_))) {

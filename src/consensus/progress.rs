@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Status;
+use super::connections::Connections;
 use super::reads::Granted;
+use super::turns::Turns;
 use crate::courier::Outbox;
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
 
@@ -33,8 +35,12 @@ pub struct Progress {
     pub(super) slow_reads: AtomicU64,
     pub(super) leader_changes: AtomicU64,
     pub(super) log_bytes: AtomicU64,
+    /// Heartbeats that left too late or not at all.
+    failed_heartbeats: AtomicU64,
     /// Bytes of peers' messages that wait for the loop.
     pub(super) queued_bytes: AtomicUsize,
+    pub connections: Connections,
+    pub turns: Turns,
     /// Since when the present leader is known.
     leader_since: Mutex<Option<Instant>>,
     /// Readers that wait for an entry to be applied. A lock, because consensus adds and apply takes.
@@ -148,16 +154,28 @@ impl Progress {
         self.leader_changes.load(Ordering::Relaxed)
     }
 
+    /// Heartbeats that left too late or not at all.
+    pub fn failed_heartbeats(&self) -> u64 {
+        self.failed_heartbeats.load(Ordering::Relaxed)
+    }
+
+    pub fn heartbeats_failed(&self, count: u64) {
+        self.failed_heartbeats.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Bytes written to the raft log since the start.
     pub fn log_bytes(&self) -> u64 {
         self.log_bytes.load(Ordering::Relaxed)
     }
 
+    /// While a turn of the loop stalls, this member leads nobody and knows no leader: others have elected one by then.
     pub fn status(&self) -> Status {
+        let stalls = self.turns.stalled_for().is_some();
+        let leader = if stalls { 0 } else { self.leader.load(Ordering::Acquire) };
         Status {
             term: Term(self.term.load(Ordering::Acquire)),
-            leader: MemberId(self.leader.load(Ordering::Acquire)),
-            is_leader: self.is_leader.load(Ordering::Acquire),
+            leader: MemberId(leader),
+            is_leader: !stalls && self.is_leader.load(Ordering::Acquire),
             is_learner: self.is_learner.load(Ordering::Acquire),
             committed: LogPosition {
                 index: LogIndex(self.committed_index.load(Ordering::Acquire)),

@@ -76,6 +76,7 @@ impl Sample {
         catch_up(&metrics.leader_changes, progress.leader_changes());
         catch_up(&metrics.failed_read_indexes, progress.failed_reads());
         catch_up(&metrics.slow_read_indexes, progress.slow_reads());
+        catch_up(&metrics.heartbeat_send_failures, progress.failed_heartbeats());
         metrics.log_write_bytes.set(signed(progress.log_bytes()));
     }
 

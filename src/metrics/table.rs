@@ -153,7 +153,7 @@ table! {
     peer_round_trip_seconds: HistogramVec = "etcd_network_peer_round_trip_time_seconds", "Round trips to a peer", ["To"], (0.0001, 2.0, 16);
     peer_sent_bytes: CounterVec = "etcd_network_peer_sent_bytes_total", "Bytes of messages sent to a peer", ["To"], ();
     peer_sent_failures: CounterVec = "etcd_network_peer_sent_failures_total", "Batches of messages for a peer that were lost", ["To"], ();
-    heartbeat_send_failures: Counter = "etcd_server_heartbeat_send_failures_total", "Heartbeats that found no way to their member", [], ();
+    heartbeat_send_failures: Counter = "etcd_server_heartbeat_send_failures_total", "Heartbeats that left late or found no way to their member", [], ();
     state_receive_failures: CounterVec = "etcd_network_snapshot_receive_failures", "States of a peer that did not come whole", ["From"], ();
     states_receiving: GaugeVec = "etcd_network_snapshot_receive_inflights_total", "States of a peer that are coming", ["From"], ();
     states_received: CounterVec = "etcd_network_snapshot_receive_success", "States of a peer that came whole", ["From"], ();

@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_removed};
-use crate::consensus::Handle;
+use crate::consensus::{Connected, Handle};
 use crate::ids::MemberId;
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_client::PeerClient;
@@ -63,7 +63,6 @@ pub(super) struct Link {
     is_guest: bool,
     queue: Queue,
     channel: Arc<Mutex<Channel>>,
-    connected_since: Arc<Mutex<Option<Instant>>>,
     task: AbortHandle,
 }
 
@@ -95,7 +94,6 @@ impl Link {
         let channel = Arc::new(Mutex::new(channels.first()?.clone()));
         let (sender, messages) = mpsc::channel(MAX_QUEUED_BATCHES);
         let queue = Queue { sender, bytes: Arc::default() };
-        let connected_since = Arc::new(Mutex::new(None));
         let runner = Runner {
             peers: peers.clone(),
             consensus: consensus.clone(),
@@ -104,10 +102,10 @@ impl Link {
             messages,
             bytes: queue.bytes.clone(),
             current: channel.clone(),
-            connected_since: connected_since.clone(),
+            connected: None,
         };
         let task = peers.0.runtime.spawn(runner.run()).abort_handle();
-        Some(Self { urls: urls.to_vec(), is_guest, queue, channel, connected_since, task })
+        Some(Self { urls: urls.to_vec(), is_guest, queue, channel, task })
     }
 
     pub fn is_guest(&self) -> bool {
@@ -126,10 +124,6 @@ impl Link {
     pub fn channel(&self) -> Channel {
         self.channel.lock().clone()
     }
-
-    pub fn connected_since(&self) -> Option<Instant> {
-        *self.connected_since.lock()
-    }
 }
 
 impl Drop for Link {
@@ -147,7 +141,7 @@ struct Runner {
     messages: mpsc::Receiver<Vec<pb::RaftMessage>>,
     bytes: Arc<AtomicUsize>,
     current: Arc<Mutex<Channel>>,
-    connected_since: Arc<Mutex<Option<Instant>>>,
+    connected: Option<Connected>,
 }
 
 impl Runner {
@@ -158,7 +152,7 @@ impl Runner {
             let channel = self.channels[turn % self.channels.len()].clone();
             *self.current.lock() = channel.clone();
             let ended = self.stream(channel).await;
-            let was_connected = self.connected_since.lock().take().is_some();
+            let was_connected = self.connected.take().is_some();
             if was_connected {
                 (told, back_off) = (false, FIRST_BACK_OFF);
                 self.count_connection(false);
@@ -185,7 +179,7 @@ impl Runner {
         let request = self.peers.request(self.member, ReceiverStream::new(receiver));
         let mut echoes = client.messages(request).await?.into_inner();
         tracing::info!(peer = %format!("{:x}", self.member.0), "connected to a member");
-        *self.connected_since.lock() = Some(Instant::now());
+        self.connected = Some(self.consensus.progress().connections.begin(self.member));
         self.count_connection(true);
         // What waited for a connection is old by now.
         while let Ok(old) = self.messages.try_recv() {

@@ -57,7 +57,7 @@ impl Outside for Outbound {
             let metrics = &self.peers.0.metrics;
             metrics.peer_sent_failures.with_label_values(&[&format!("{to:x}")]).inc();
             if heartbeats {
-                metrics.heartbeat_send_failures.inc();
+                self.consensus.progress().heartbeats_failed(1);
             }
             self.consensus.unreachable(MemberId(to));
         }

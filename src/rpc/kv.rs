@@ -44,12 +44,15 @@ pub struct KvService {
 }
 
 impl KvService {
+    /// A learner reads only what need not be the newest.
+    fn check_learner(&self, serializable: bool) -> Result<(), Status> {
+        let is_refused = !serializable && self.consensus.status().is_learner;
+        if is_refused { Err(ClientError::NotSupportedForLearner.into()) } else { Ok(()) }
+    }
+
     async fn barrier(&self, serializable: bool) -> Result<(), Status> {
         if serializable {
             return Ok(());
-        }
-        if self.consensus.status().is_learner {
-            return Err(ClientError::NotSupportedForLearner.into());
         }
         self.consensus.read_barrier().await.map_err(client)
     }
@@ -79,6 +82,7 @@ impl KvService {
 impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let request = request.into_inner();
+        self.check_learner(request.serializable)?;
         validate::range(&request)?;
         let arrived = Instant::now();
         self.barrier(request.serializable).await?;

@@ -189,7 +189,7 @@ impl Leading {
         if member == self.own {
             return Connection::Own;
         }
-        match self.peers.connected_since(member) {
+        match self.consensus.progress().connections.since(member) {
             Some(since) if since.elapsed() > HEALTHY_AFTER => Connection::Sound,
             Some(_) => Connection::Fresh,
             None => Connection::Broken,

@@ -139,7 +139,10 @@ impl From<ConsensusError> for ClientError {
             ConsensusError::LeaderChanged => Self::LeaderChanged,
             ConsensusError::NotLeader => Self::NotLeader,
             ConsensusError::Timeout => Self::Timeout,
+            // As etcd, which waits for a leader under the request's own deadline.
+            ConsensusError::TimeoutWithoutLeader => Self::DeadlineExceeded,
             ConsensusError::TimeoutLeaderFailed => Self::TimeoutDueToLeaderFail,
+            ConsensusError::TimeoutConnectionLost => Self::TimeoutDueToConnectionLost,
             ConsensusError::Stopped => Self::Stopped,
             ConsensusError::NoSpace => Self::NoSpace,
         }

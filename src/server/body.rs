@@ -72,18 +72,18 @@ pub struct RequestBody {
     max_message_bytes: usize,
     messages: IntCounter,
     bytes: IntCounter,
-    until: Option<Until>,
+    ends: Vec<Until>,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, rpc: &Rpc, metrics: &Metrics, max_message_bytes: usize) -> Self {
         let (messages, bytes) = (rpc.received.clone(), metrics.received_bytes.clone());
-        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes, until: None }
+        Self { inner, framing: Framing::default(), max_message_bytes, messages, bytes, ends: Vec::new() }
     }
 
     /// Ends it when `end` is ready, whether or not the client has more to say: who waits for more lets go then.
     pub fn end_when(&mut self, end: Until) {
-        self.until = Some(end);
+        self.ends.push(end);
     }
 }
 
@@ -95,9 +95,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.until.as_mut().is_some_and(|end| end.poll(context).is_ready()) {
+        if self.ends.iter_mut().any(|end| end.poll(context).is_ready()) {
             // It is asked no more after its end.
-            self.until = None;
+            self.ends.clear();
             return Poll::Ready(None);
         }
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(context)) else {
@@ -155,8 +155,14 @@ impl Answered {
 
 /// A response's body.
 pub enum ResponseBody {
-    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered>, until: Option<Until> },
+    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered>, ends: Vec<End> },
     Http(Full<Bytes>),
+}
+
+/// When a response is cut off, and what its client is told then.
+pub struct End {
+    until: Until,
+    says: ClientError,
 }
 
 /// How far a response has been counted.
@@ -171,19 +177,23 @@ impl ResponseBody {
             answered.ended(headers);
         }
         let (framing, answered) = (FramingState::default(), (!ended).then_some(answered));
-        Self::Grpc { inner, framing, answered, until: None }
+        Self::Grpc { inner, framing, answered, ends: Vec::new() }
+    }
+
+    pub fn of_http(answer: http::Response<Full<Bytes>>) -> http::Response<Self> {
+        answer.map(Self::Http)
     }
 
     /// One that nothing counts: between members.
     pub fn uncounted(inner: tonic::body::Body) -> Self {
-        Self::Grpc { inner, framing: FramingState::default(), answered: None, until: None }
+        Self::Grpc { inner, framing: FramingState::default(), answered: None, ends: Vec::new() }
     }
 
-    /// Cuts it off when `end` is ready, in words that make clients try again. A stream that ended well would tell
+    /// Cuts it off when `until` is ready, in words that make clients try again. A stream that ended well would tell
     /// them that all is done: etcd's client for Go closes a watch for good then.
-    pub fn stop_when(&mut self, end: Until) {
-        if let Self::Grpc { until, .. } = self {
-            *until = Some(end);
+    pub fn stop_when(&mut self, until: Until, says: ClientError) {
+        if let Self::Grpc { ends, .. } = self {
+            ends.push(End { until, says });
         }
     }
 }
@@ -198,22 +208,19 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Http(full) => Pin::new(full).poll_frame(context).map_err(Into::into),
-            Self::Grpc { inner, framing, answered, until } => {
-                if let Some(end) = until
-                    && answered.is_some()
-                    && end.poll(context).is_ready()
-                {
-                    *until = None;
-                    return Poll::Ready(Some(Ok(Frame::trailers(stopped(inner, answered)))));
+            Self::Grpc { inner, framing, answered, ends } => {
+                let come =
+                    ends.iter_mut().find_map(|end| end.until.poll(context).is_ready().then_some(end.says));
+                if let Some(says) = come.filter(|_| answered.is_some()) {
+                    ends.clear();
+                    return Poll::Ready(Some(Ok(Frame::trailers(cut_off(inner, answered, says)))));
                 }
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(context));
                 // The stop may have reached the stream's other side first, which then ended it.
-                if answered.is_some()
-                    && until.as_ref().is_some_and(Until::has_come)
-                    && is_good_end(frame.as_ref())
-                {
-                    *until = None;
-                    return Poll::Ready(Some(Ok(Frame::trailers(stopped(inner, answered)))));
+                let come = ends.iter().find(|end| end.until.has_come()).map(|end| end.says);
+                if let Some(says) = come.filter(|_| answered.is_some() && is_good_end(frame.as_ref())) {
+                    ends.clear();
+                    return Poll::Ready(Some(Ok(Frame::trailers(cut_off(inner, answered, says)))));
                 }
                 if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
                     if let Some(data) = frame.data_ref() {
@@ -259,9 +266,9 @@ fn is_good_end<E>(frame: Option<&Result<Frame<Bytes>, E>>) -> bool {
 }
 
 /// Ends an answer; these are its trailers.
-fn stopped(inner: &mut tonic::body::Body, answered: &mut Option<Answered>) -> HeaderMap {
+fn cut_off(inner: &mut tonic::body::Body, answered: &mut Option<Answered>, says: ClientError) -> HeaderMap {
     *inner = tonic::body::Body::empty();
-    let status = Status::from(ClientError::Stopped);
+    let status = Status::from(says);
     if let Some(open) = answered.take() {
         open.ended_with(status.code());
     }
@@ -319,7 +326,7 @@ mod tests {
         };
         let inner = tonic::body::Body::new(EndsForTheStop(stop));
         let mut body = ResponseBody::grpc(inner, &HeaderMap::new(), answered);
-        body.stop_when(Until::new(stopping));
+        body.stop_when(Until::new(stopping), ClientError::Stopped);
         let mut context = Context::from_waker(std::task::Waker::noop());
         let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) else {
             panic!("it ends at once");

@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::body::{Answered, RequestBody, ResponseBody};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
+use super::peer_http::PeerEndpoints;
 use super::until::Until;
 use crate::consensus::Handle;
 use crate::ids::MemberId;
@@ -113,6 +114,7 @@ pub enum HttpScope {
 pub struct Dispatcher {
     pub services: Services,
     pub http: HttpEndpoints,
+    pub peer_http: PeerEndpoints,
     pub metrics: Metrics,
     pub consensus: Handle,
     pub peer: PeerServer<PeerService>,
@@ -120,6 +122,8 @@ pub struct Dispatcher {
     pub max_request_bytes: usize,
     /// Becomes true when the server stops.
     pub stopping: watch::Receiver<bool>,
+    /// True while there has been no leader for long.
+    pub leaderless: watch::Receiver<bool>,
 }
 
 impl Dispatcher {
@@ -135,8 +139,13 @@ impl Dispatcher {
         if serves.grpc && is_grpc(&request) {
             return Ok(self.grpc(request).await);
         }
+        if serves.peer
+            && let Some(answer) = self.peer_http.answer(&request)
+        {
+            return Ok(ResponseBody::of_http(answer));
+        }
         let _guard = self.in_flight.enter();
-        Ok(self.http.answer(&request, serves.http).await.map(ResponseBody::Http))
+        Ok(ResponseBody::of_http(self.http.answer(&request, serves.http).await))
     }
 
     async fn grpc(&self, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -153,38 +162,49 @@ impl Dispatcher {
             began: Instant::now(),
             _guard: guard,
         };
-        let checked = self.check_metadata(&request, rpc).and_then(|()| self.check_learner(&path));
+        // In etcd's order.
+        let checked = self.check_learner(&path).and_then(|()| self.check_metadata(&request, rpc));
         if let Err(status) = checked {
             answered.ended_with(status.code());
             return self.refuse(&status);
         }
+        let ends = self.ends(has_no_end, wants_leader(&request));
         let max_message_bytes = self.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
         let request = request.map(|body| {
             let mut body = RequestBody::new(body, rpc, &self.metrics, max_message_bytes);
-            if has_no_end {
-                body.end_when(Until::new(self.stopping.clone()));
+            for (end, _) in &ends {
+                body.end_when(Until::new(end.clone()));
             }
             tonic::body::Body::new(body)
         });
         let response = self.call_service(&path, request).await;
         let (parts, body) = response.into_parts();
         let mut body = ResponseBody::grpc(body, &parts.headers, answered);
-        if has_no_end {
-            body.stop_when(Until::new(self.stopping.clone()));
+        for (end, says) in ends {
+            body.stop_when(Until::new(end), says);
         }
         Response::from_parts(parts, body)
     }
 
-    /// What a learner answers: its status, and reads that need no leader (the rest of ranges the service refuses).
+    /// What ends a call from here, and in which words.
+    fn ends(&self, has_no_end: bool, wants_leader: bool) -> Vec<(watch::Receiver<bool>, ClientError)> {
+        if !has_no_end {
+            return Vec::new();
+        }
+        let stop = (self.stopping.clone(), ClientError::Stopped);
+        let loss = wants_leader.then(|| (self.leaderless.clone(), ClientError::NoLeader));
+        std::iter::once(stop).chain(loss).collect()
+    }
+
+    /// What a learner answers: its status, and reads that need no leader (the rest of ranges the service refuses). As in
+    /// etcd it refuses all else, also of other services.
     fn check_learner(&self, path: &str) -> Result<(), Status> {
         const ANSWERED: [&str; 3] = [
             "/etcdserverpb.Maintenance/Status",
             "/etcdserverpb.Maintenance/Snapshot",
             "/etcdserverpb.KV/Range",
         ];
-        let is_refused = self.consensus.status().is_learner
-            && path.starts_with("/etcdserverpb.")
-            && !ANSWERED.contains(&path);
+        let is_refused = !ANSWERED.contains(&path) && self.consensus.status().is_learner;
         if is_refused { Err(ClientError::NotSupportedForLearner.into()) } else { Ok(()) }
     }
 
@@ -224,8 +244,7 @@ impl Dispatcher {
         };
         let kind = if rpc.kind == RpcKind::Unary { "unary" } else { "stream" };
         self.count_client(kind, version);
-        let wants_leader = request.headers().get("hasleader").is_some_and(|value| value == "true");
-        if wants_leader && self.consensus.status().leader == MemberId(0) {
+        if wants_leader(request) && self.consensus.status().leader == MemberId(0) {
             return Err(ClientError::NoLeader.into());
         }
         Ok(())
@@ -242,6 +261,10 @@ impl Dispatcher {
         let (parts, _) = response.into_parts();
         Response::from_parts(parts, ResponseBody::Http(http_body_util::Full::default()))
     }
+}
+
+fn wants_leader(request: &Request<Incoming>) -> bool {
+    request.headers().get("hasleader").is_some_and(|value| value == "true")
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

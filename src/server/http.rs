@@ -15,7 +15,7 @@ use crate::rpc::ClientError;
 use crate::version::{CLUSTER_VERSION, DECKLOG_VERSION, ETCD_VERSION};
 use crate::wire::etcdserverpb::{AlarmType, RangeRequest};
 
-type Answer = Response<Full<bytes::Bytes>>;
+pub(super) type Answer = Response<Full<bytes::Bytes>>;
 
 const LIVE_CHECKS: &[Check] = &[Check::SerializableRead];
 const READY_CHECKS: &[Check] =
@@ -226,7 +226,7 @@ impl HttpEndpoints {
     }
 }
 
-fn version() -> Answer {
+pub(super) fn version() -> Answer {
     let body = json!({
         "etcdserver": ETCD_VERSION,
         "etcdcluster": CLUSTER_VERSION,
@@ -242,14 +242,14 @@ fn not_found() -> Answer {
     plain(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-fn plain(status: StatusCode, body: &str) -> Answer {
+pub(super) fn plain(status: StatusCode, body: &str) -> Answer {
     let mut answer = text(status, body);
     let name = HeaderName::from_static("x-content-type-options");
     answer.headers_mut().insert(name, HeaderValue::from_static("nosniff"));
     answer
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &str) -> Answer {
     let mut answer = Response::new(Full::new(body.to_owned().into()));
     *answer.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -14,6 +14,7 @@ use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
 use super::open::{Listener, Opened, membership_of};
+use super::peer_http::PeerEndpoints;
 use super::peer_thread::{PeerServing, PeerThread};
 use super::places::Places;
 use super::remember;
@@ -62,6 +63,12 @@ pub struct Stages {
     metrics: Metrics,
     threads: Vec<JoinHandle<()>>,
     ended: mpsc::Receiver<StageEnd>,
+}
+
+/// What ends streams that have no end of their own.
+struct Ends {
+    stopping: watch::Receiver<bool>,
+    leaderless: watch::Receiver<bool>,
 }
 
 /// Starts consensus, apply, store and watch.
@@ -223,7 +230,9 @@ impl Stages {
     ) -> Result<Running, Error> {
         let in_flight = InFlight::default();
         let (stop, stopping) = watch::channel(false);
-        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone(), stopping.clone()));
+        let (tell_leaderless, leaderless) = watch::channel(false);
+        let ends = Ends { stopping: stopping.clone(), leaderless };
+        let dispatcher = Arc::new(self.dispatcher(config, in_flight.clone(), ends));
         let options = ConnectionOptions {
             max_concurrent_streams: config.listen.max_concurrent_streams,
             keepalive_interval: config.listen.keepalive_interval,
@@ -263,6 +272,8 @@ impl Stages {
             tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
         let mut jobs = tokio::task::JoinSet::new();
+        let (consensus, election_timeout) = (self.consensus.clone(), config.raft.election_timeout);
+        jobs.spawn(background::leader::run(consensus, election_timeout, tell_leaderless));
         let leading = self.leading(config);
         jobs.spawn(background::leases::run(
             self.leases.clone(),
@@ -342,12 +353,7 @@ impl Stages {
         }
     }
 
-    fn dispatcher(
-        &self,
-        config: &Config,
-        in_flight: InFlight,
-        stopping: watch::Receiver<bool>,
-    ) -> Dispatcher {
+    fn dispatcher(&self, config: &Config, in_flight: InFlight, ends: Ends) -> Dispatcher {
         let sample = Sample {
             member: self.data_dir.member(),
             consensus: self.consensus.clone(),
@@ -375,11 +381,13 @@ impl Stages {
                 .max_decoding_message_size(peers::max_message_bytes(config.limits.max_request_bytes)),
             services: self.services(config),
             http,
+            peer_http: PeerEndpoints { cluster: self.data_dir.cluster(), members: self.members.clone() },
             metrics: self.metrics.clone(),
             consensus: self.consensus.clone(),
             in_flight,
             max_request_bytes: config.limits.max_request_bytes,
-            stopping,
+            stopping: ends.stopping,
+            leaderless: ends.leaderless,
         }
     }
 

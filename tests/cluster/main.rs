@@ -4,24 +4,33 @@
 //!
 //! `DECKLOG_CLUSTER_RUNS` and `DECKLOG_CLUSTER_SEED` choose how many runs and which.
 
+mod calls;
 mod changes;
 #[path = "../check/checker.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod checker;
 mod clients;
+mod connection;
 mod cut_off;
 mod faults;
 mod healing;
+#[path = "../crash/libraries.rs"]
+mod libraries;
 mod load;
+mod matrix;
 mod members;
 mod network;
+mod observed;
 #[path = "../common/peers.rs"]
 mod peers;
 mod recorder;
-#[path = "../common/servers.rs"]
+#[path = "../contract/metrics/scrape.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
+mod scrape;
+#[path = "../common/servers.rs"]
 mod servers;
 mod small_disk;
+mod stall;
 
 use std::time::Duration;
 

@@ -28,6 +28,9 @@ pub struct Cluster {
     initial: Vec<String>,
     /// Between the members.
     pub network: Network,
+    /// What those who join are, and are started with.
+    program: PathBuf,
+    flags: Vec<String>,
     disks: BTreeMap<usize, SmallDisk>,
 }
 
@@ -69,6 +72,15 @@ impl Cluster {
     }
 
     pub async fn start_with(size: usize, options: Options) -> Self {
+        Self::start_changed(size, options, |_, _| ()).await
+    }
+
+    /// `change` has the last word about how a member at a place is started.
+    pub async fn start_changed(
+        size: usize,
+        options: Options,
+        mut change: impl FnMut(usize, &mut Launch),
+    ) -> Self {
         let mut cluster = Self {
             servers: Vec::new(),
             launches: Vec::new(),
@@ -76,6 +88,8 @@ impl Cluster {
             ids: Vec::new(),
             initial: Vec::new(),
             network: Network::new(options.seed),
+            program: options.program.clone(),
+            flags: options.flags.clone(),
             disks: BTreeMap::new(),
         };
         for _ in 0..size {
@@ -88,8 +102,9 @@ impl Cluster {
             cluster.launches[place].as_mut().expect("it is down").more_flags.push(flag);
             cluster.disks.insert(place, disk);
         }
-        for launch in cluster.launches.iter_mut().flatten() {
+        for (place, launch) in cluster.launches.iter_mut().flatten().enumerate() {
             launch.more_flags.push(format!("--initial-cluster={}", cluster.initial.join(",")));
+            change(place, launch);
         }
         cluster.launch_all().await;
         cluster
@@ -112,7 +127,10 @@ impl Cluster {
 
     /// One more member, which is to join: its place and peer URL. Nobody knows it yet.
     pub async fn newcomer(&mut self) -> (usize, String) {
-        let (place, url) = self.add_place(&Options::default().program, &[]).await;
+        let (place, url) = {
+            let (program, flags) = (self.program.clone(), self.flags.clone());
+            self.add_place(&program, &flags).await
+        };
         self.will_join(place);
         (place, url)
     }
@@ -228,6 +246,16 @@ impl Cluster {
         assert!(sent.is_ok_and(|status| status.success()));
     }
 
+    /// Where a member listens for the others.
+    pub fn peer_port(&self, place: usize) -> u16 {
+        self.launch_of(place).peer_port
+    }
+
+    /// Where a member keeps what it writes.
+    pub fn folder(&self, place: usize) -> &Path {
+        self.launch_of(place).folder.path()
+    }
+
     pub fn id(&self, place: usize) -> u64 {
         self.ids[place]
     }
@@ -257,7 +285,7 @@ impl Cluster {
         log
     }
 
-    async fn status(&self, place: usize) -> decklog::wire::etcdserverpb::StatusResponse {
+    pub async fn status(&self, place: usize) -> decklog::wire::etcdserverpb::StatusResponse {
         let mut client = MaintenanceClient::new(channel(&self.urls[place]));
         client.status(StatusRequest {}).await.expect("it answers").into_inner()
     }

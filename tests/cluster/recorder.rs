@@ -191,7 +191,7 @@ impl fmt::Display for Recorder {
 
 /// What a client may be told while members go and come: nobody knows what became of its request.
 pub fn is_expected(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Cancelled)
+    matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
         || status.message() == "etcdserver: rpc not supported for learner"
         || status.message().contains("transport error")
         || status.message().contains("h2 protocol error")

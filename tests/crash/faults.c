@@ -1,8 +1,8 @@
 /*
- * Loaded before the server's libraries (LD_PRELOAD): syncs that fail.
+ * Loaded before the server's libraries (LD_PRELOAD): syncs that fail or stall.
  *
  * DECKLOG_FAULT_FLAG=file, DECKLOG_FAULT_IN=directory: while the file exists, every sync in the directory fails
- * with EIO.
+ * with EIO. DECKLOG_STALL_FLAG=file: while that exists, they wait.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,10 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *flag, *fault_in;
+static const char *flag, *stall_flag, *fault_in;
 
 __attribute__((constructor)) static void begin(void) {
     flag = getenv("DECKLOG_FAULT_FLAG");
+    stall_flag = getenv("DECKLOG_STALL_FLAG");
     fault_in = getenv("DECKLOG_FAULT_IN");
 }
 
@@ -36,7 +37,12 @@ static int fails(int fd) {
     return flag && fault_in && access(flag, F_OK) == 0 && lies_in(fd, fault_in);
 }
 
+static void stall(int fd) {
+    while (stall_flag && fault_in && access(stall_flag, F_OK) == 0 && lies_in(fd, fault_in)) usleep(5000);
+}
+
 static int sync_with(const char *name, int fd) {
+    stall(fd);
     if (fails(fd)) {
         errno = EIO;
         return -1;
@@ -50,6 +56,7 @@ int fsync(int fd) { return sync_with("fsync", fd); }
 int fdatasync(int fd) { return sync_with("fdatasync", fd); }
 
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned int flags) {
+    stall(fd);
     if (fails(fd)) {
         errno = EIO;
         return -1;

@@ -81,7 +81,7 @@ impl Scrape {
         Self::parse(body)
     }
 
-    fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut scrape = Self::default();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -114,8 +114,12 @@ impl Scrape {
 
     /// The value of the series with exactly these labels; of a histogram, how much was observed.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let metric = self.metrics.get(name).unwrap_or_else(|| panic!("there is no {name}"));
-        find(&metric.series, labels).unwrap_or_else(|| panic!("there is no {name} with {labels:?}"))
+        self.find(name, labels).unwrap_or_else(|| panic!("there is no {name} with {labels:?}"))
+    }
+
+    /// The same, if it is shown.
+    pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        find(&self.metrics.get(name)?.series, labels)
     }
 
     /// The sum of what a histogram without labels observed.
