@@ -217,6 +217,21 @@ fn stage<S: Send + 'static>(
     Ok(Builder::new().name(name.to_owned()).spawn(body)?)
 }
 
+/// One thread per queue of connections, with a runtime of its own.
+fn begin_front<Q, F>(queues: Vec<Q>, serve: impl Fn(Q) -> F) -> std::io::Result<Vec<JoinHandle<()>>>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let begin = |(number, queue)| {
+        let serve = serve(queue);
+        // What other threads woke runs first: all answers of a batch are made before a connection writes them.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().global_queue_interval(1).enable_all().build()?;
+        Builder::new().name(format!("front-{number}")).spawn(move || runtime.block_on(serve))
+    };
+    queues.into_iter().enumerate().map(begin).collect()
+}
+
 impl Stages {
     /// Waits until the log is replayed, announces this member, and serves.
     ///
@@ -253,17 +268,9 @@ impl Stages {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let (workers, queues) = Workers::new(count);
         let workers = Arc::new(workers);
-        let mut front_threads = Vec::new();
-        for (number, queue) in queues.into_iter().enumerate() {
-            let serve = listener::serve(queue, dispatcher.clone(), options, stopping.clone());
-            // What other threads woke runs first: all answers of a batch are made before a connection writes them.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .global_queue_interval(1)
-                .enable_all()
-                .build()?;
-            let name = format!("front-{number}");
-            front_threads.push(Builder::new().name(name).spawn(move || runtime.block_on(serve))?);
-        }
+        let front_threads = begin_front(queues, |queue| {
+            listener::serve(queue, dispatcher.clone(), options, stopping.clone())
+        })?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for Listener { socket, serves } in listeners {
             addresses.push(socket.local_addr()?);
