@@ -64,9 +64,6 @@ pub enum Committed {
 
 /// What the loop needs of the world beside time.
 pub trait Outside: Network + Send {
-    /// What was sent since the last call may leave.
-    fn flush(&mut self);
-
     /// Who belongs to the cluster.
     fn set_members(&mut self, members: &Membership);
 
@@ -233,7 +230,6 @@ impl Loop {
         self.node.move_on();
         while self.node.has_ready() {
             let step = self.node.step(&mut *self.outside)?;
-            self.outside.flush();
             self.publish_status(step.committed.last().map(|entry| entry.position));
             if step.members_changed {
                 self.members_changed();

@@ -22,6 +22,8 @@ use crate::storage;
 
 /// A round of reads that is not answered for so many ticks is asked again: with a heartbeat of 100 ms as often as in etcd.
 const READ_PATIENCE_TICKS: u64 = 5;
+/// Ticks for which nothing comes from a leader whose link broke, after which this member stands for election.
+const LOST_LEADER_TICKS: u64 = 2;
 /// Proposals and reads kept while there is no leader, and the bytes of the proposals; more are refused.
 const MAX_HELD: usize = 16 * 1024;
 const MAX_HELD_BYTES: usize = 64 << 20;
@@ -65,7 +67,11 @@ pub enum Error {
 
 /// Where messages go. Never waits; a message that cannot be sent is lost.
 pub trait Network {
+    /// May gather messages until `depart`.
     fn send(&mut self, message: Message);
+
+    /// What was sent since the last call leaves.
+    fn depart(&mut self) {}
 }
 
 /// A committed entry with the callers that wait for it here.
@@ -112,8 +118,8 @@ pub struct Node {
     sending: Option<LogIndex>,
     /// The tick at which a state was last asked for, to be sent to a member.
     state_since: Option<u64>,
-    /// The leader cannot be reached: what it is sent would be lost.
-    leader_is_lost: bool,
+    /// The tick since which the leader cannot be reached: what it is sent would be lost.
+    leader_lost_since: Option<u64>,
     /// A state that has come whole and that raft has not taken yet.
     received: Option<ReceivedState>,
 }
@@ -154,7 +160,7 @@ impl Node {
             told_commit: 0,
             sending: None,
             state_since: None,
-            leader_is_lost: false,
+            leader_lost_since: None,
             received: None,
         };
         node.notice();
@@ -217,7 +223,22 @@ impl Node {
         self.reads.forget_gone();
         self.held.retain(|proposal| !proposal.reply.is_closed());
         self.changes.retain(|proposal| !proposal.reply.is_closed());
+        if self.leader_lost_since.is_some_and(|since| self.ticks == since + LOST_LEADER_TICKS) {
+            self.stand_early();
+        }
         self.notice();
+    }
+
+    /// A leader whose link broke and that says nothing has most likely ended: no need to wait for the whole election timeout.
+    /// The vote before the vote makes this harmless: whoever hears the leader refuses.
+    fn stand_early(&mut self) {
+        let raft = &self.raw.raft;
+        if raft.pre_vote && raft.state == StateRole::Follower && raft.promotable() {
+            tracing::info!(leader = %format!("{:x}", raft.leader_id), "the leader is gone: standing for election");
+            if let Err(error) = self.raw.campaign() {
+                tracing::debug!(%error, "raft does not stand");
+            }
+        }
     }
 
     /// Takes a message of a peer.
@@ -229,7 +250,9 @@ impl Node {
             tracing::debug!(from = message.from, to = message.to, "a message is not for this member");
             return Ok(());
         }
-        self.leader_is_lost &= message.from != self.raw.raft.leader_id;
+        if message.from == self.raw.raft.leader_id {
+            self.leader_lost_since = None;
+        }
         if !self.fits(&message)? {
             tracing::warn!(from = message.from, kind = ?message.get_msg_type(), "a message does not fit the log");
             return Ok(());
@@ -273,7 +296,9 @@ impl Node {
 
     /// A peer can't be reached: raft sends it less until it is heard again.
     pub fn unreachable(&mut self, peer: MemberId) {
-        self.leader_is_lost |= peer == self.leader();
+        if peer == self.leader() {
+            self.leader_lost_since.get_or_insert(self.ticks);
+        }
         self.raw.report_unreachable(peer.0);
     }
 
@@ -297,7 +322,7 @@ impl Node {
     fn can_propose(&self) -> bool {
         let raft = &self.raw.raft;
         let is_handing_over = self.is_leader() && raft.lead_transferee.is_some();
-        raft.leader_id != INVALID_ID && !self.leader_is_lost && !is_handing_over
+        raft.leader_id != INVALID_ID && self.leader_lost_since.is_none() && !is_handing_over
     }
 
     /// Puts proposals into entries, here or at the leader; while there is none they wait. What cannot be proposed is
@@ -373,7 +398,7 @@ impl Node {
         }
         self.propose_next_change();
         let raft = &self.raw.raft;
-        let can_ask = !self.leader_is_lost
+        let can_ask = self.leader_lost_since.is_none()
             && raft.leader_id != INVALID_ID
             && (!self.is_leader() || raft.commit_to_current_term());
         if can_ask && self.reads.need_round(self.ticks, READ_PATIENCE_TICKS) {
@@ -388,7 +413,7 @@ impl Node {
         let now = (self.raw.raft.term, self.raw.raft.leader_id);
         if now != self.noticed {
             self.noticed = now;
-            self.leader_is_lost = false;
+            self.leader_lost_since = None;
             self.reads.drop_rounds();
         }
         let mixed = mix(self.seed ^ mix(now.0) ^ mix(u64::from(self.is_leader()).wrapping_add(now.1)));

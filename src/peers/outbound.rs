@@ -41,10 +41,8 @@ impl Network for Outbound {
             None => self.gathered.push((to, vec![message])),
         }
     }
-}
 
-impl Outside for Outbound {
-    fn flush(&mut self) {
+    fn depart(&mut self) {
         for (to, messages) in self.gathered.drain(..) {
             let heartbeats = messages.iter().any(|message| message.kind == MessageType::MsgHeartbeat as u32);
             let sent = match self.queues.get(&to) {
@@ -62,7 +60,9 @@ impl Outside for Outbound {
             self.consensus.unreachable(MemberId(to));
         }
     }
+}
 
+impl Outside for Outbound {
     fn set_members(&mut self, members: &Membership) {
         let own = self.peers.0.member;
         let is_joining = members.voters().is_empty();

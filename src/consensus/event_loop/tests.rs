@@ -19,8 +19,6 @@ impl Network for Nobody {
 }
 
 impl Outside for Nobody {
-    fn flush(&mut self) {}
-
     fn set_members(&mut self, _members: &Membership) {}
 
     fn stopped_leading(&mut self) {}
@@ -109,4 +107,36 @@ fn proposals_that_wait_for_a_leader_are_bounded_by_their_bytes() {
     consensus.node.propose(proposals);
     let refused = answers.iter_mut().filter_map(|answer| answer.try_recv().ok());
     assert_eq!(refused.filter(|answer| *answer == Err(ConsensusError::TooManyRequests)).count(), 100 - 64);
+}
+
+fn heartbeat_of(leader: u64) -> Message {
+    let mut message = Message::default();
+    message.set_msg_type(MessageType::MsgHeartbeat);
+    (message.from, message.to, message.term) = (leader, 1, 2);
+    message
+}
+
+#[test]
+fn a_leader_that_is_gone_is_not_waited_for() {
+    let (mut consensus, _parts) = loop_of(3);
+    let node = &mut consensus.node;
+    let is_standing = |node: &Node| node.leader() == MemberId(0);
+    node.receive(heartbeat_of(2)).expect("taken");
+    assert_eq!(node.leader(), MemberId(2));
+    // Another member's link, and a leader that is still heard although its link broke.
+    node.unreachable(MemberId(3));
+    node.tick();
+    node.tick();
+    for _ in 0..20 {
+        node.unreachable(MemberId(2));
+        node.tick();
+        assert!(!is_standing(node));
+        node.receive(heartbeat_of(2)).expect("taken");
+    }
+    node.unreachable(MemberId(2));
+    node.tick();
+    assert!(!is_standing(node));
+    node.tick();
+    assert!(is_standing(node), "its link broke, and nothing came for two ticks");
+    assert_eq!(node.term().0, 2, "no vote before the vote before the vote");
 }

@@ -24,6 +24,7 @@ impl Node {
         let mut messages = ready.take_messages();
         if !changes_members {
             messages.drain(..).for_each(|message| network.send(message));
+            network.depart();
         }
         self.take_reads(ready.take_read_states(), &mut step);
         let snapshot = ready.snapshot().get_metadata();
@@ -49,6 +50,7 @@ impl Node {
             self.raw.mut_store().keep_commit()?;
         }
         light.take_messages().into_iter().for_each(|message| network.send(message));
+        network.depart();
         committed.append(&mut light.take_committed_entries());
         // Only now: raft looks for the leader that wrote what has been flushed among its members.
         self.take_committed(committed, &mut step)?;
