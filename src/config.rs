@@ -53,6 +53,12 @@ pub struct MemberConfig {
     pub initial: Vec<InitialMember>,
     /// Joins a cluster that exists.
     pub joins: bool,
+    /// With an empty directory: takes the place of the member with the same peer URLs.
+    pub rejoins: bool,
+    /// A learner asks to be promoted when it is in sync.
+    pub promote_when_ready: bool,
+    /// Drops the other members from the cluster of a directory that holds a member.
+    pub force_new_cluster: bool,
     pub max_learners: usize,
     /// A change of members that could cost the quorum is refused.
     pub strict_reconfig_check: bool,

@@ -22,12 +22,13 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::consensus::Handle;
+use crate::datadir::{Birth, DataDir, KnownMembers};
 use crate::ids::{ClusterId, MemberId};
 use crate::members::Membership;
 use crate::metrics::Metrics;
 use crate::snapshot::Capture;
 
-pub use ask::{AskError, KnownCluster, ask_members};
+pub use ask::{AskError, KnownCluster, ask_change, ask_members};
 pub use lending::{BorrowError, WantedState};
 use link::Link;
 pub use outbound::Outbound;
@@ -41,6 +42,10 @@ const TO: &str = "decklog-to";
 const URLS: &str = "decklog-urls";
 /// Links to those who have come and are not known as members, at most.
 const MAX_GUESTS: usize = 16;
+/// Drawn when a member began: whoever has forgotten what it promised has another.
+const BIRTH: &str = "decklog-birth";
+/// What a member is told that comes back with an empty directory.
+const REBORN: &str = "the member was here before, and has lost its data since";
 /// What a removed member is told.
 const REMOVED: &str = "the member has been permanently removed from the cluster";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,6 +74,10 @@ struct Shared {
     removed: watch::Sender<bool>,
     /// Where this member is reached, as far as it knows itself: told to those it connects to.
     own_urls: Mutex<Vec<String>>,
+    birth: Birth,
+    known: Arc<KnownMembers>,
+    /// Another member has met this one with another birth.
+    is_reborn: watch::Sender<bool>,
     /// States that raft has not sent yet.
     offered: Mutex<BTreeMap<MemberId, Capture>>,
     /// One state at a time is given to who has lost its own.
@@ -77,17 +86,21 @@ struct Shared {
 
 impl Peers {
     /// No links yet. They run on `runtime`.
-    pub fn new(
-        cluster: ClusterId,
-        member: MemberId,
-        runtime: tokio::runtime::Handle,
-        metrics: Metrics,
-    ) -> Self {
-        let (removed, _) = watch::channel(false);
-        let (links, own_urls) = (Mutex::default(), Mutex::default());
-        let (offered, lending) = (Mutex::default(), Arc::new(Semaphore::new(1)));
-        let shared = Shared { cluster, member, runtime, metrics, links, removed, own_urls, offered, lending };
-        Self(Arc::new(shared))
+    pub fn new(data_dir: &DataDir, runtime: tokio::runtime::Handle, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared {
+            cluster: data_dir.cluster(),
+            member: data_dir.member(),
+            runtime,
+            metrics,
+            links: Mutex::default(),
+            removed: watch::channel(false).0,
+            own_urls: Mutex::default(),
+            birth: data_dir.birth(),
+            known: data_dir.known().clone(),
+            is_reborn: watch::channel(false).0,
+            offered: Mutex::default(),
+            lending: Arc::new(Semaphore::new(1)),
+        }))
     }
 
     /// Consensus' way out to the peers: to `found` until it knows members.
@@ -95,9 +108,19 @@ impl Peers {
         Outbound::new(self.clone(), consensus.clone(), found)
     }
 
+    /// As `outbound`, for a member whose log drops all others: nobody is spoken to before it has.
+    pub fn outbound_alone(&self, consensus: &Handle) -> Outbound {
+        Outbound::alone(self.clone(), consensus.clone())
+    }
+
     /// Becomes true when this member is no member any more.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.0.removed.subscribe()
+    }
+
+    /// Becomes true when another member knows that this one has lost its data.
+    pub fn is_reborn(&self) -> watch::Receiver<bool> {
+        self.0.is_reborn.subscribe()
     }
 
     /// Somebody has come that this member may not know yet: it was added behind the newest entry that is known here, and may
@@ -128,7 +151,7 @@ impl Peers {
 
     fn request<T>(&self, to: MemberId, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
-        *request.metadata_mut() = metadata(self.0.cluster, self.0.member, to);
+        *request.metadata_mut() = metadata(self.0.cluster, (self.0.member, self.0.birth), to);
         match self.0.own_urls.lock().join(",").parse() {
             Ok(urls) => drop(request.metadata_mut().insert(URLS, urls)),
             Err(error) => tracing::debug!(%error, "the URLs of this member cannot be told"),
@@ -137,9 +160,9 @@ impl Peers {
     }
 }
 
-fn metadata(cluster: ClusterId, from: MemberId, to: MemberId) -> MetadataMap {
+fn metadata(cluster: ClusterId, (from, birth): (MemberId, Birth), to: MemberId) -> MetadataMap {
     let mut metadata = MetadataMap::new();
-    for (key, id) in [(CLUSTER, cluster.0), (FROM, from.0), (TO, to.0)] {
+    for (key, id) in [(CLUSTER, cluster.0), (FROM, from.0), (TO, to.0), (BIRTH, birth.0)] {
         metadata.insert(key, hexadecimal(id));
     }
     metadata
@@ -152,6 +175,11 @@ fn hexadecimal(id: u64) -> MetadataValue<Ascii> {
 /// Whether a peer says that this member is no member any more.
 pub fn says_removed(status: &Status) -> bool {
     status.code() == tonic::Code::PermissionDenied && status.message() == REMOVED
+}
+
+/// Whether a peer has met this member with another birth.
+fn says_reborn(status: &Status) -> bool {
+    status.code() == tonic::Code::PermissionDenied && status.message() == REBORN
 }
 
 /// # Errors

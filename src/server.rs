@@ -5,6 +5,7 @@ mod apply_stage;
 mod body;
 mod coalesce;
 mod dispatch;
+mod first_start;
 mod http;
 mod in_flight;
 mod listener;
@@ -92,7 +93,7 @@ impl Error {
 /// See `Error`. Listeners are opened first: a taken port touches nothing on disk.
 pub async fn start(config: Config, max_open_files: usize) -> Result<Running, Error> {
     let listeners = open::listeners(&config.listen)?;
-    let first = open::first_start(&config).await?;
+    let first = first_start::first_start(&config).await?;
     let opened = open::open(&config, first).await?;
     let stages = stages::start(&config, opened)?;
     stages.serve(&config, listeners, Places::new(max_open_files)).await

@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("members", &["command", "storage"]),
     ("metrics", &["alarm", "consensus", "mvcc", "watch"]),
     ("mvcc", &["storage"]),
-    ("peers", &["command", "consensus", "members", "metrics", "snapshot"]),
+    ("peers", &["command", "consensus", "datadir", "members", "metrics", "snapshot"]),
     ("persist", &["consensus", "mvcc", "snapshot", "storage"]),
     ("process", &["storage"]),
     (

@@ -1,4 +1,4 @@
-//! Every flag of etcd: its form, its default, and what becomes of it here. docs/flags.md is made from this table.
+//! Every flag of etcd and ours: its form, its default, and what becomes of it here. docs/flags.md is made from this table.
 
 use Kind::{Bool, Duration, Signed, Text, Unsigned, Urls};
 use Use::{Honoured, Ignored, Refused};
@@ -67,6 +67,9 @@ const fn refused(name: &'static str, kind: Kind, default: &'static str, why: &'s
 const TLS: &str = "TLS comes in a later version; without it connections would be open";
 const DISCOVERY: &str = "discovery comes in a later version; name the members with --initial-cluster";
 
+/// Flags that etcd does not have.
+pub const HEALING_GROUP: &str = "Healing (not in etcd)";
+
 pub const GROUPS: &[Group] = &[
     Group { name: "Member", flags: MEMBER },
     Group { name: "Clustering", flags: CLUSTERING },
@@ -77,6 +80,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "Distributed tracing", flags: DISTRIBUTED_TRACING },
     Group { name: "Features", flags: FEATURES },
     Group { name: "Unsafe feature", flags: UNSAFE_FEATURE },
+    Group { name: HEALING_GROUP, flags: HEALING },
 ];
 
 const MEMBER: &[Flag] = &[
@@ -290,6 +294,21 @@ const FEATURES: &[Flag] = &[
 ];
 
 const UNSAFE_FEATURE: &[Flag] = &[
-    refused("force-new-cluster", Bool, "false", "clusters come in a later version"),
+    honoured(
+        "force-new-cluster",
+        Bool,
+        "false",
+        "Drop all other members from the cluster and go on alone with what this one has: for a quorum that is lost for good",
+    ),
     refused("unsafe-no-fsync", Bool, "false", "Decklog always flushes before it answers"),
+];
+
+const HEALING: &[Flag] = &[
+    honoured("promote-when-ready", Bool, "false", "A learner becomes a voter by itself when it is in sync"),
+    honoured(
+        "rejoin",
+        Bool,
+        "false",
+        "With an empty data directory: have the others remove the member with the same peer URLs, and join anew as a learner",
+    ),
 ];

@@ -250,7 +250,7 @@ impl RaftLog {
 }
 
 /// The store may be behind the log, never ahead of it, and nothing may be missing between them.
-fn check_fit(content: &WalContent, applied: LogPosition) -> Result<(), Error> {
+pub(super) fn check_fit(content: &WalContent, applied: LogPosition) -> Result<(), Error> {
     let damaged = |detail: String| Err(Error::Damaged { place: "the raft log".to_owned(), detail });
     let LogPosition { index: LogIndex(applied), term: Term(applied_term) } = applied;
     if applied > 0 && content.hard_state.term == 0 {

@@ -56,11 +56,10 @@ pub enum Error {
     Log(#[from] storage::Error),
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
-    #[error(
-        "the leader knows that this member has entry {told}, but its log ends with entry {last}: entries that it \
-         acknowledged are lost. Remove this member from the cluster, empty its data directory and add it anew"
-    )]
+    #[error("it acknowledged entry {told}, but its log ends with entry {last}: empty it and --rejoin")]
     LostEntries { told: u64, last: u64 },
+    #[error("member {:x} has no state to go on with, or is no member any more", .0.0)]
+    NotAMember(MemberId),
     #[error("entry {index} changes members, but is not one of ours: {detail}")]
     Change { index: u64, detail: String },
 }

@@ -1,11 +1,16 @@
 //! What is done to a log while no raft runs over it: what a lost store must be made good with, and how the log goes on then.
 //! Owns no state; every change is one record of the log.
 
-use super::log::BEGINNING;
-use crate::command::{self, Kind, MemberChange};
-use crate::ids::{LogIndex, LogPosition, Term};
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::log::{BEGINNING, check_fit};
+use crate::command::{self, Batch, Kind, MemberChange};
+use crate::ids::{LogIndex, LogPosition, MemberId, Term};
+use crate::members::Membership;
 use crate::storage::Error;
 use crate::storage::wal::{HardState, Wal, WalContent, WalEntry};
+use crate::wire::log::member_change::Kind as Change;
 
 /// The kind of an entry that changes members.
 pub(super) const CHANGE: u8 = 2;
@@ -79,6 +84,60 @@ fn term_of(content: &WalContent, index: LogIndex) -> Option<Term> {
     }
     let place = usize::try_from(index.0.checked_sub(first)?).ok()?;
     content.entries.get(place).map(|entry| Term(entry.term))
+}
+
+/// Makes `own` the only member of its cluster: everything in the log counts as committed, and behind it stand the changes
+/// that drop the others, as of a term in which this member alone leads. One record: after a crash all of it is there or
+/// nothing. `false` when it stood alone already.
+///
+/// # Errors
+/// `NotAMember` when it has no state, or was removed; `Log` when log and store do not fit, for faults of the disk.
+pub fn stand_alone(
+    wal: &mut Wal,
+    content: &mut WalContent,
+    applied: LogPosition,
+    mut members: Membership,
+    own: MemberId,
+) -> Result<bool, super::Error> {
+    check_fit(content, applied)?;
+    for change in changes_in(content, applied.index)? {
+        // As consensus and apply do: what the rules refuse changes nothing.
+        if let Err(rejection) = members.apply(&change) {
+            tracing::debug!(%rejection, "a change of members in the log does nothing");
+        }
+    }
+    let Some(member) = members.get(own) else {
+        return Err(super::Error::NotAMember(own));
+    };
+    let promotion = member.is_learner.then_some(Change::Promote(own.0));
+    let others = members.list().into_iter().filter(|member| member.id != own.0);
+    let changes: Vec<_> = promotion.into_iter().chain(others.map(|other| Change::Remove(other.id))).collect();
+    if changes.is_empty() {
+        return Ok(false);
+    }
+    let last = content.entries.last().map_or(applied.index.0, |last| last.index);
+    let newest = content.entries.last().map_or(0, |last| last.term);
+    let term = 1 + content.hard_state.term.max(applied.term.0).max(newest);
+    let entry = |(index, kind): (u64, Change)| WalEntry {
+        index,
+        term,
+        kind: CHANGE,
+        data: batch_of(own, MemberChange { kind: Some(kind), ..MemberChange::default() }),
+    };
+    let entries: Vec<_> = (last + 1..).zip(changes).map(entry).collect();
+    let commit = last + entries.len() as u64;
+    let hard_state = HardState { term, vote: own.0, commit };
+    tracing::warn!(dropped = entries.len(), term, "this member stands alone from here on");
+    wal.append(Some(hard_state), &entries)?;
+    wal.flush()?;
+    content.hard_state = hard_state;
+    content.entries.extend(entries);
+    Ok(true)
+}
+
+fn batch_of(proposer: MemberId, change: MemberChange) -> Bytes {
+    let commands = vec![Kind::MemberChange(change).into()];
+    Batch { proposer: proposer.0, sequence: 0, commands }.encode_to_vec().into()
 }
 
 /// The changes of members that stand in a log behind `after`, in order.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{MAX_MESSAGE_BYTES, Peers, endpoint};
+use super::{MAX_MESSAGE_BYTES, Peers, endpoint, metadata};
 use crate::command::MemberChange;
+use crate::datadir::Birth;
 use crate::ids::{ClusterId, LeaseId, MemberId};
 use crate::wire::etcdserverpb::{
     LeaseKeepAliveRequest, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
@@ -16,6 +17,8 @@ use crate::wire::peer::peer_client::PeerClient;
 
 /// How long a member that starts waits for one answer.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than a leader waits for an outcome.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cluster as one of its members knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +26,8 @@ pub struct KnownCluster {
     pub id: ClusterId,
     pub members: Vec<Member>,
     pub removed: Vec<MemberId>,
+    /// Those whom the asked member has met.
+    pub begun: Vec<MemberId>,
 }
 
 /// Why none of several URLs has told who belongs to the cluster.
@@ -45,15 +50,48 @@ pub async fn ask_members(urls: &[String]) -> Result<KnownCluster, AskError> {
         };
         match asked.await {
             Ok(answer) => {
-                let pb::MembersReply { cluster_id, members, removed } = answer.into_inner();
-                let removed = removed.into_iter().map(MemberId).collect();
-                return Ok(KnownCluster { id: ClusterId(cluster_id), members, removed });
+                let pb::MembersReply { cluster_id, members, removed, begun } = answer.into_inner();
+                let ids = |ids: Vec<u64>| ids.into_iter().map(MemberId).collect();
+                let (removed, begun) = (ids(removed), ids(begun));
+                return Ok(KnownCluster { id: ClusterId(cluster_id), members, removed, begun });
             }
             Err(why) => failed.push(why),
         }
     }
     let why = if failed.is_empty() { String::new() } else { format!(": {}", failed.join("; ")) };
     Err(AskError(why))
+}
+
+/// Asks the members of a cluster that are reached by `urls` in turn to change who belongs to it, until one leads and does.
+/// For a member that has no id yet.
+///
+/// # Errors
+/// What each of them said.
+pub async fn ask_change(
+    known: &KnownCluster,
+    urls: &[String],
+    change: &MemberChange,
+) -> Result<(), AskError> {
+    let mut failed = Vec::new();
+    let reached = |member: &&Member| member.peer_ur_ls.iter().any(|url| urls.contains(url));
+    for member in known.members.iter().filter(reached) {
+        for url in &member.peer_ur_ls {
+            let asked = async {
+                let endpoint = endpoint(url).map_err(|error| error.to_string())?.timeout(CHANGE_TIMEOUT);
+                let channel = endpoint.connect().await.map_err(|error| format!("{url}: {error}"))?;
+                let mut request = tonic::Request::new(change.clone());
+                let nobody = (MemberId(0), Birth::default());
+                *request.metadata_mut() = metadata(known.id, nobody, MemberId(member.id));
+                let answer = PeerClient::new(channel).change_members(request).await;
+                answer.map_err(|status| format!("{url}: {}", status.message()))
+            };
+            match asked.await {
+                Ok(_) => return Ok(()),
+                Err(why) => failed.push(why),
+            }
+        }
+    }
+    Err(AskError(format!(": {}", failed.join("; "))))
 }
 
 impl Peers {

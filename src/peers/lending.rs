@@ -10,6 +10,7 @@ use tonic::{Status, Streaming};
 use super::service::PeerService;
 use super::states::write_pieces;
 use super::{endpoint, metadata, says_removed};
+use crate::datadir::Birth;
 use crate::ids::{ClusterId, LogIndex, LogPosition, MemberId};
 use crate::snapshot::{Capture, Importer, Received};
 use crate::wire::peer as pb;
@@ -26,6 +27,7 @@ pub struct WantedState {
     pub cluster: ClusterId,
     /// Who asks.
     pub member: MemberId,
+    pub birth: Birth,
     /// The entry that the state must stand for, or a later one.
     pub at_least: LogIndex,
     /// The state must hold everything that was committed before it was asked for.
@@ -77,7 +79,7 @@ impl WantedState {
         let channel = endpoint.connect().await.map_err(|error| not_now(&error))?;
         let wanted = pb::StateRequest { at_least: self.at_least.0, confirmed: self.confirmed };
         let mut request = tonic::Request::new(wanted);
-        *request.metadata_mut() = metadata(self.cluster, self.member, from);
+        *request.metadata_mut() = metadata(self.cluster, (self.member, self.birth), from);
         let mut client = PeerClient::new(channel).max_decoding_message_size(super::MAX_MESSAGE_BYTES);
         match tokio::time::timeout(PIECE_TIMEOUT, client.state(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_removed};
+use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_reborn, says_removed};
 use crate::consensus::{Connected, Handle};
 use crate::ids::MemberId;
 use crate::wire::peer as pb;
@@ -162,6 +162,9 @@ impl Runner {
             if says_removed(&status) {
                 tracing::error!("{}", status.message());
                 self.peers.0.removed.send_replace(true);
+            }
+            if says_reborn(&status) {
+                self.peers.0.is_reborn.send_replace(true);
             }
             if !told {
                 tracing::warn!(peer = %format!("{:x}", self.member.0), error = status.message(), "a member cannot be reached");

@@ -11,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CLUSTER, FROM, Peers, REMOVED, TO, URLS};
+use super::{BIRTH, CLUSTER, FROM, Peers, REBORN, REMOVED, TO, URLS};
 use crate::command::MemberChange;
 use crate::consensus::{Handle, Message, from_wire};
+use crate::datadir::Birth;
 use crate::ids::{LeaseId, MemberId};
 use crate::members::Members;
 use crate::snapshot::Importer;
@@ -51,9 +52,48 @@ pub struct PeerService {
     pub leader: Arc<dyn Leader>,
 }
 
+/// A member, and which life of it.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    id: MemberId,
+    birth: Birth,
+}
+
 impl PeerService {
     /// Who calls.
-    fn caller(&self, metadata: &MetadataMap) -> Result<MemberId, Status> {
+    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = self.addressed(metadata)?;
+        self.admit(caller).await?;
+        Ok(caller)
+    }
+
+    /// Whether a member is still one, and the one that it was when this one met it first. That is noted, once and for good,
+    /// before anything that it says counts: an emptied member never votes under its old id where it was known.
+    async fn admit(&self, caller: Caller) -> Result<(), Status> {
+        let Caller { id, birth } = caller;
+        let members = self.members.now();
+        if members.is_removed(id) {
+            return Err(Status::permission_denied(REMOVED));
+        }
+        let known = &self.peers.0.known;
+        let is_same = match known.is_same(id, birth) {
+            None if members.contains(id) => {
+                let known = known.clone();
+                let met = tokio::task::spawn_blocking(move || known.meet(id, birth)).await;
+                let met = met.map_err(|error| Status::internal(error.to_string()))?;
+                met.map_err(|error| Status::unavailable(error.to_string()))?
+            }
+            known => known != Some(false),
+        };
+        if is_same {
+            return Ok(());
+        }
+        tracing::warn!(from = %format!("{:x}", id.0), "refused a member that has lost its data since it was met");
+        Err(Status::permission_denied(REBORN))
+    }
+
+    /// Who calls, when this member is meant.
+    fn addressed(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let id = |key: &str| {
             let text = metadata.get(key).and_then(|value| value.to_str().ok());
             text.and_then(|text| u64::from_str_radix(text, 16).ok())
@@ -80,10 +120,9 @@ impl PeerService {
             );
             return Err(Status::failed_precondition("member ID mismatch"));
         }
-        if self.members.now().is_removed(from) {
-            return Err(Status::permission_denied(REMOVED));
-        }
-        Ok(from)
+        // What was made before there were births says none.
+        let birth = if metadata.contains_key(BIRTH) { Birth(id(BIRTH)?) } else { Birth::default() };
+        Ok(Caller { id: from, birth })
     }
 
     /// Hands on what a batch holds; messages that are none, or somebody else's, are dropped.
@@ -121,7 +160,8 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<pb::MessageBatch>>,
     ) -> Result<Response<Self::MessagesStream>, Status> {
-        let from = self.caller(request.metadata())?;
+        let caller = self.caller(request.metadata()).await?;
+        let from = caller.id;
         if !self.members.now().contains(from) {
             let urls = request.metadata().get(URLS).and_then(|urls| urls.to_str().ok()).unwrap_or_default();
             let urls: Vec<_> = urls.split(',').map(str::to_owned).collect();
@@ -140,8 +180,8 @@ impl Peer for PeerService {
                         return;
                     }
                 };
-                if service.members.now().is_removed(from) {
-                    drop(echoes.try_send(Err(Status::permission_denied(REMOVED))));
+                if let Err(refused) = service.admit(caller).await {
+                    drop(echoes.try_send(Err(refused)));
                     return;
                 }
                 if batch.sent_at != 0 {
@@ -157,14 +197,14 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<pb::SnapshotPiece>>,
     ) -> Result<Response<pb::SnapshotReply>, Status> {
-        let from = self.caller(request.metadata())?;
+        let from = self.caller(request.metadata()).await?.id;
         self.receive_state(from, request.into_inner()).await.map(Response::new)
     }
 
     type StateStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotPiece, Status>> + Send>>;
 
     async fn state(&self, request: Request<pb::StateRequest>) -> Result<Response<Self::StateStream>, Status> {
-        let to = self.caller(request.metadata())?;
+        let to = self.caller(request.metadata()).await?.id;
         let pieces = self.lend_state(to, request.into_inner()).await?;
         Ok(Response::new(Box::pin(ReceiverStream::new(pieces))))
     }
@@ -183,6 +223,7 @@ impl Peer for PeerService {
             cluster_id: self.peers.0.cluster.0,
             members: members.list(),
             removed: members.removed().map(|id| id.0).collect(),
+            begun: self.peers.0.known.begun().into_iter().map(|id| id.0).collect(),
         }))
     }
 
@@ -190,7 +231,7 @@ impl Peer for PeerService {
         &self,
         request: Request<MemberChange>,
     ) -> Result<Response<pb::ChangeMembersReply>, Status> {
-        self.caller(request.metadata())?;
+        self.caller(request.metadata()).await?;
         let members = self.leader.change_members(request.into_inner()).await?;
         Ok(Response::new(pb::ChangeMembersReply { members }))
     }
@@ -199,7 +240,7 @@ impl Peer for PeerService {
         &self,
         request: Request<LeaseKeepAliveRequest>,
     ) -> Result<Response<LeaseKeepAliveResponse>, Status> {
-        self.caller(request.metadata())?;
+        self.caller(request.metadata()).await?;
         let id = request.into_inner().id;
         let ttl = self.leader.renew_lease(LeaseId(id)).await?;
         Ok(Response::new(LeaseKeepAliveResponse { header: None, id, ttl }))
@@ -209,7 +250,7 @@ impl Peer for PeerService {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        self.caller(request.metadata())?;
+        self.caller(request.metadata()).await?;
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         Ok(Response::new(self.leader.time_to_live(LeaseId(id), keys).await?))
     }

@@ -134,6 +134,15 @@ impl Leading {
         }
     }
 
+    /// Makes a learner a voter, wherever the leader is.
+    ///
+    /// # Errors
+    /// Why the leader refuses, or that it was not reached.
+    pub async fn promote(&self, member: MemberId) -> Result<(), String> {
+        let change = MemberChange { kind: Some(Change::Promote(member.0)), ..MemberChange::default() };
+        self.change(change).await.map(drop).map_err(|status| status.message().to_owned())
+    }
+
     /// Begins a new leader's time for leases, when it is new; `false` when it does not know all of them yet.
     pub fn lead(&self, term: Term) -> bool {
         let alone = self.members.now().voters().len() == 1;

@@ -1,22 +1,22 @@
 //! Opening: sockets, then what is on disk, recovered and fitted together. Starts nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Error;
 use super::dispatch::{HttpScope, Serves};
+use super::first_start::of_member;
 use super::listener;
 use super::refill::refill;
 use crate::alarm::Alarms;
-use crate::config::{Config, InitialMember, ListenConfig, MemberConfig, Url};
+use crate::config::{Config, InitialMember, ListenConfig, Url};
 use crate::consensus::{self, BEGINNING, LogTimers, Node, NodeOptions, RaftLog};
-use crate::datadir::{self, Birth, DataDir, FirstStart};
+use crate::datadir::{DataDir, FirstStart};
 use crate::ids::{LogIndex, LogPosition, MemberId};
 use crate::lease::Leases;
 use crate::members::{Members, Membership};
 use crate::metrics::Metrics;
 use crate::mvcc::{Keyspace, Recovered};
-use crate::peers::{self, KnownCluster};
 use crate::snapshot::Importer;
 use crate::storage::disk::RealDisk;
 use crate::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
@@ -42,6 +42,8 @@ pub struct Opened {
     /// Where states of other members come in.
     pub importer: Importer,
     pub metrics: Metrics,
+    /// The log drops the other members: nobody is spoken to before that is applied.
+    pub is_forced: bool,
 }
 
 /// Opens every socket of the configuration.
@@ -85,112 +87,14 @@ fn addresses_of(urls: &[Url]) -> Result<Vec<std::net::SocketAddr>, Error> {
     Ok(addresses)
 }
 
-/// Who this member is when its data directory says nothing yet: as the configuration has it, or as the members of the
-/// cluster that it joins know it.
-///
-/// # Errors
-/// `FirstStart`: the cluster does not know it, or knows that it had data before.
-pub async fn first_start(config: &Config) -> Result<Option<FirstStart>, Error> {
-    if datadir::is_initialised(&config.data_dir) {
-        return Ok(None);
-    }
-    let MemberConfig { id, cluster_id, initial, joins, .. } = &config.member;
-    let others = initial.iter().filter(|member| member.id != *id).flat_map(|member| &member.peer_urls);
-    let others: Vec<_> = others.map(ToString::to_string).collect();
-    if *joins {
-        let known =
-            peers::ask_members(&others).await.map_err(|error| Error::FirstStart(error.to_string()))?;
-        return join(config, &known).map(Some);
-    }
-    // When nobody answers, they have most likely not been started.
-    if let Ok(known) = peers::ask_members(&others).await {
-        check_new(config, &known)?;
-    }
-    Ok(Some(FirstStart {
-        member: *id,
-        cluster: *cluster_id,
-        members: initial.clone(),
-        joins: false,
-        has_log: false,
-        birth: new_birth(),
-    }))
-}
-
-fn join(config: &Config, known: &KnownCluster) -> Result<FirstStart, Error> {
-    // As in etcd, a member is known by the URLs that `--initial-cluster` gives it, in whatever order.
-    let MemberConfig { id, initial, .. } = &config.member;
-    let own = initial.iter().filter(|member| member.id == *id).flat_map(|member| &member.peer_urls);
-    let own: BTreeSet<_> = own.map(Url::as_str).collect();
-    let is_own = |member: &&pb::Member| own == member.peer_ur_ls.iter().map(String::as_str).collect();
-    let Some(member) = known.members.iter().find(is_own) else {
-        let urls = own.into_iter().collect::<Vec<_>>().join(",");
-        return Err(Error::FirstStart(format!(
-            "the cluster has no member with the peer URLs {urls}; add it first with etcdctl member add"
-        )));
-    };
-    if !member.name.is_empty() {
-        return Err(Error::FirstStart(already_there(member.id)));
-    }
-    let members = known.members.iter().map(of_member).collect::<Result<_, Error>>()?;
-    Ok(FirstStart {
-        member: MemberId(member.id),
-        cluster: known.id,
-        members,
-        joins: true,
-        has_log: false,
-        birth: new_birth(),
-    })
-}
-
-/// As the directory keeps it.
-///
-/// # Errors
-/// `FirstStart` when a URL is none.
-pub fn of_member(member: &pb::Member) -> Result<InitialMember, Error> {
-    let parsed = |url: &String| Url::parse(url).map_err(|error| Error::FirstStart(error.to_string()));
-    let peer_urls = member.peer_ur_ls.iter().map(parsed).collect::<Result<_, Error>>()?;
-    Ok(InitialMember { id: MemberId(member.id), name: member.name.clone(), peer_urls })
-}
-
-/// Never 0.
-fn new_birth() -> Birth {
-    Birth(rand::random_range(1..=u64::MAX))
-}
-
-/// A member that lost its data must not come back under its old id: it may have voted.
-fn check_new(config: &Config, known: &KnownCluster) -> Result<(), Error> {
-    let MemberConfig { id, cluster_id, .. } = &config.member;
-    if known.id != *cluster_id {
-        return Err(Error::FirstStart(format!(
-            "the members of --initial-cluster belong to cluster {:x}, and this configuration is of cluster {:x}",
-            known.id.0, cluster_id.0
-        )));
-    }
-    if known.removed.contains(id) {
-        return Err(Error::FirstStart(format!(
-            "member {:x} has been permanently removed from the cluster",
-            id.0
-        )));
-    }
-    match known.members.iter().find(|member| member.id == id.0) {
-        Some(member) if !member.name.is_empty() => Err(Error::FirstStart(already_there(id.0))),
-        _ => Ok(()),
-    }
-}
-
-fn already_there(id: u64) -> String {
-    format!(
-        "member {id:x} has already been bootstrapped, but its data directory is empty; if the data is lost, replace the \
-         member: etcdctl member remove {id:x}, etcdctl member add, then start with --initial-cluster-state=existing"
-    )
-}
-
 /// The directory with its log.
 pub struct OpenedLog {
     pub data_dir: DataDir,
     pub wal: Wal,
     pub content: WalContent,
     pub metrics: Metrics,
+    /// See `Opened`.
+    is_forced: bool,
 }
 
 /// What a store held.
@@ -212,7 +116,7 @@ impl OpenedLog {
         let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
         let (wal, content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
         data_dir.log_made()?;
-        Ok(Self { data_dir, wal, content, metrics })
+        Ok(Self { data_dir, wal, content, metrics, is_forced: false })
     }
 
     /// Opens the store below the log, and makes the one that a new cluster begins with.
@@ -262,10 +166,27 @@ impl OpenedLog {
         others.map(|member| of_member(&member)).collect()
     }
 
+    /// Drops all other members from the cluster: the log says so when this returns.
+    ///
+    /// # Errors
+    /// `DataDir`, `Consensus`.
+    fn stand_alone(&mut self, opened: &OpenedStore) -> Result<(), Error> {
+        tracing::warn!(
+            "--force-new-cluster: all other members are dropped; leave the flag out of the next start"
+        );
+        let own = self.data_dir.member();
+        // From now on nobody else is asked for a state: they may go on by another course.
+        let remembered = self.data_dir.remembered().into_iter().filter(|member| member.id == own);
+        self.data_dir.known().set_members(remembered.collect())?;
+        let (applied, members) = (opened.store.applied(), opened.membership.clone());
+        self.is_forced = consensus::stand_alone(&mut self.wal, &mut self.content, applied, members, own)?;
+        Ok(())
+    }
+
     /// # Errors
     /// `Consensus`, `Log`.
     pub fn begin(self, config: &Config, opened: OpenedStore) -> Result<Opened, Error> {
-        let Self { data_dir, wal, content, metrics } = self;
+        let Self { data_dir, wal, content, metrics, is_forced } = self;
         let OpenedStore { store, recovered, leases, alarms, membership } = opened;
         let importer = store_beside(&data_dir)?;
         let members = Members::new(membership.clone());
@@ -282,18 +203,21 @@ impl OpenedLog {
             node,
             importer,
             metrics,
+            is_forced,
         })
     }
 }
 
-/// Opens everything. A store that is lost is made good from another member, when there are others.
+/// Opens everything, and with `--force-new-cluster` drops the other members. A store that is lost is made good from another member, when there are others.
 ///
 /// # Errors
 /// See `Error`.
 pub async fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, Error> {
+    let is_first = first.is_some();
     let mut log = OpenedLog::open(config, first)?;
     let opened = match log.open_store() {
-        Err(lost) if lost.is_lost_store() => {
+        // Who drops the others has nobody to ask.
+        Err(lost) if lost.is_lost_store() && !config.member.force_new_cluster => {
             let others = log.others()?;
             if others.is_empty() {
                 return Err(lost);
@@ -303,6 +227,9 @@ pub async fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, 
         }
         opened => opened?,
     };
+    if config.member.force_new_cluster && !is_first {
+        log.stand_alone(&opened)?;
+    }
     log.begin(config, opened)
 }
 

@@ -33,7 +33,7 @@ pub async fn refill(log: &mut OpenedLog, others: &[InitialMember], lost: &Error)
     };
     let importer = store_beside(&log.data_dir)?;
     let (cluster, member) = (log.data_dir.cluster(), log.data_dir.member());
-    let wanted = WantedState { cluster, member, at_least, confirmed };
+    let wanted = WantedState { cluster, member, birth: log.data_dir.birth(), at_least, confirmed };
     let others: Vec<Other> = others.iter().map(of_initial).collect();
     let (mut told, mut pause) = (String::new(), FIRST_PAUSE);
     loop {

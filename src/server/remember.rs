@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
-use super::open::of_member;
+use super::first_start::of_member;
 use crate::datadir::KnownMembers;
 use crate::members::{Members, Membership};
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::Error;
 use super::apply_stage::ApplyStage;
 use super::dispatch::{Dispatcher, ServiceParts, Services};
+use super::first_start::already_there;
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::listener::{self, ConnectionOptions, Workers};
@@ -63,6 +64,8 @@ pub struct Stages {
     metrics: Metrics,
     threads: Vec<JoinHandle<()>>,
     ended: mpsc::Receiver<StageEnd>,
+    /// See `Opened`.
+    is_forced: bool,
 }
 
 /// What ends streams that have no end of their own.
@@ -87,15 +90,15 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         node,
         importer,
         metrics,
+        is_forced,
     } = opened;
     let (reader, tail, applied) = (keyspace.reader(), keyspace.tail(), store.applied());
-    let (peer_thread, peers, consensus_loop, parts) = consensus(config, node, &data_dir, &metrics)?;
+    let (peer_thread, peers, consensus_loop, parts) =
+        consensus(config, node, (&data_dir, is_forced), &metrics)?;
     let LoopParts { handle: consensus, stopper, committed } = parts;
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
-    let hub_options =
-        HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::DEFAULT };
-    let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options);
+    let (hub, hub_input, watches) = watching::connect(reader.clone(), hub_options(config));
     let mailbox = Arc::new(Mailbox::default());
     let parts = PersistParts {
         store,
@@ -117,9 +120,8 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         metrics: metrics.clone(),
         warn_after: config.warn.apply,
     };
-    let persist_options = persist_options(config);
     let (ends, ended) = mpsc::channel(4);
-    let persist_mailbox = mailbox.clone();
+    let (persist_options, persist_mailbox) = (persist_options(config), mailbox.clone());
     let threads = vec![
         stage("consensus", &ends, consensus_loop, |consensus| consensus.run().map_err(text))?,
         stage("apply", &ends, apply, |apply| apply.run().map_err(text))?,
@@ -145,6 +147,7 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         metrics,
         threads,
         ended,
+        is_forced,
     })
 }
 
@@ -152,17 +155,24 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
 fn consensus(
     config: &Config,
     node: Node,
-    data_dir: &DataDir,
+    (data_dir, is_forced): (&DataDir, bool),
     metrics: &Metrics,
 ) -> Result<(PeerThread, Peers, Loop, LoopParts), Error> {
     let peer_thread = PeerThread::new()?;
-    let peers = Peers::new(data_dir.cluster(), data_dir.member(), peer_thread.handle(), metrics.clone());
+    let peers = Peers::new(data_dir, peer_thread.handle(), metrics.clone());
     let found = membership_of(data_dir.found());
     let seconds = metrics.request_seconds.clone();
     let (consensus_loop, parts) = Loop::new(node, loop_options(config), seconds, |consensus| {
-        Box::new(peers.outbound(consensus, found))
+        Box::new(match is_forced {
+            true => peers.outbound_alone(consensus),
+            false => peers.outbound(consensus, found),
+        })
     });
     Ok((peer_thread, peers, consensus_loop, parts))
+}
+
+fn hub_options(config: &Config) -> HubOptions {
+    HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::DEFAULT }
 }
 
 fn loop_options(config: &Config) -> LoopOptions {
@@ -256,6 +266,10 @@ impl Stages {
         let (for_peers, listeners): (Vec<_>, Vec<_>) =
             listeners.into_iter().partition(|listener| listener.serves.peer && !listener.serves.grpc);
         let (stop_peers, peers_stopping) = watch::channel(false);
+        // Those who are dropped are heard no sooner than that is applied.
+        if self.is_forced {
+            self.wait_until_ready().await?;
+        }
         let peer_thread = self.peer_thread.take().expect("it is taken once").begin(PeerServing {
             sockets: for_peers.into_iter().map(|listener| (listener.socket, listener.serves)).collect(),
             dispatcher: dispatcher.clone(),
@@ -278,6 +292,26 @@ impl Stages {
             let (workers, places) = (workers.clone(), places.clone());
             tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
+        let jobs = self.jobs(config);
+        let front = Front { stop, in_flight, threads: front_threads, addresses, jobs };
+        Ok(Running {
+            front,
+            data_dir: self.data_dir,
+            consensus: self.consensus,
+            removed: self.peers.removed(),
+            is_reborn: self.peers.is_reborn(),
+            stop_peers,
+            peer_thread,
+            stopper: self.stopper,
+            leases: self.leases,
+            members: self.members,
+            mailbox: self.mailbox,
+            threads: self.threads,
+            ended: self.ended,
+        })
+    }
+
+    fn jobs(&self, config: &Config) -> tokio::task::JoinSet<()> {
         let mut jobs = tokio::task::JoinSet::new();
         let (consensus, election_timeout) = (self.consensus.clone(), config.raft.election_timeout);
         jobs.spawn(background::leader::run(consensus, election_timeout, tell_leaderless));
@@ -292,29 +326,26 @@ impl Stages {
         if let Some(keep) = config.auto_compaction {
             jobs.spawn(background::auto_compact::run(keep, self.reader.clone(), self.consensus.clone()));
         }
-        let front = Front { stop, in_flight, threads: front_threads, addresses, jobs };
-        Ok(Running {
-            front,
-            data_dir: self.data_dir,
-            consensus: self.consensus,
-            removed: self.peers.removed(),
-            stop_peers,
-            peer_thread,
-            stopper: self.stopper,
-            leases: self.leases,
-            members: self.members,
-            mailbox: self.mailbox,
-            threads: self.threads,
-            ended: self.ended,
-        })
+        if config.member.promote_when_ready {
+            let (leading, own) = (self.leading(config), self.data_dir.member());
+            let promote = move || {
+                let leading = leading.clone();
+                async move { leading.promote(own).await }
+            };
+            jobs.spawn(background::promote::run(self.consensus.clone(), promote));
+        }
+        jobs
     }
 
     /// A member that leads alone has its log replayed; one of several knows a leader and has what that one had.
     async fn wait_until_ready(&mut self) -> Result<(), Error> {
         let mut waited = false;
-        let mut removed = self.peers.removed();
+        let (mut removed, mut is_reborn) = (self.peers.removed(), self.peers.is_reborn());
         loop {
             tokio::select! {
+                Ok(_) = is_reborn.wait_for(|reborn| *reborn) => {
+                    return Err(Error::FirstStart(already_there(self.data_dir.member().0)));
+                }
                 // One that was removed while it was down has no leader any more, and only the others know why.
                 Ok(_) = removed.wait_for(|removed| *removed) => {
                     return Err(Error::Removed(self.data_dir.member()));

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
+use super::first_start::already_there;
 use super::in_flight::InFlight;
 use crate::background;
 use crate::consensus::{Handle, Stopper};
@@ -63,6 +64,8 @@ pub struct Running {
     pub(super) consensus: Handle,
     /// Becomes true when this member is no member any more.
     pub(super) removed: watch::Receiver<bool>,
+    /// Becomes true when another member knows that this one has lost its data.
+    pub(super) is_reborn: watch::Receiver<bool>,
     pub(super) stop_peers: watch::Sender<bool>,
     pub(super) peer_thread: JoinHandle<()>,
     pub(super) stopper: Stopper,
@@ -83,9 +86,14 @@ impl Running {
         self.data_dir.member()
     }
 
-    /// Waits until a stage fails: then nothing may be answered any more, and the process must end.
+    /// Waits until a stage fails, or this member turns out to have forgotten what it promised: then nothing may be answered
+    /// any more, and the process must end.
     pub async fn failed(&mut self) -> Error {
-        self.ended.recv().await.map_or_else(StageEnd::unknown, StageEnd::into_error)
+        let own = self.data_dir.member().0;
+        tokio::select! {
+            end = self.ended.recv() => end.map_or_else(StageEnd::unknown, StageEnd::into_error),
+            Ok(_) = self.is_reborn.wait_for(|reborn| *reborn) => Error::FirstStart(already_there(own)),
+        }
     }
 
     /// Waits until this member has been removed from the cluster.

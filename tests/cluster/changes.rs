@@ -17,11 +17,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Ids are made of URLs and the second, as in etcd: what is added twice in one second needs other URLs.
 const NOBODY: [&str; 2] = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
 
-fn client(cluster: &Cluster, place: usize) -> ClusterClient<Channel> {
+pub fn client(cluster: &Cluster, place: usize) -> ClusterClient<Channel> {
     ClusterClient::new(channel(&cluster.urls()[place]))
 }
 
-async fn add(
+pub async fn add(
     cluster: &Cluster,
     place: usize,
     url: &str,
@@ -32,17 +32,17 @@ async fn add(
     Ok(client(cluster, place).member_add(request).await?.into_inner().members)
 }
 
-async fn remove(cluster: &Cluster, place: usize, id: u64) -> Result<Vec<pb::Member>, Status> {
+pub async fn remove(cluster: &Cluster, place: usize, id: u64) -> Result<Vec<pb::Member>, Status> {
     Ok(client(cluster, place).member_remove(pb::MemberRemoveRequest { id }).await?.into_inner().members)
 }
 
-async fn list(cluster: &Cluster, place: usize) -> Vec<pb::Member> {
+pub async fn list(cluster: &Cluster, place: usize) -> Vec<pb::Member> {
     let request = pb::MemberListRequest { linearizable: true };
     client(cluster, place).member_list(request).await.expect("it answers").into_inner().members
 }
 
 /// Connections count when they have held for five seconds.
-async fn once_healthy<T>(ask: impl AsyncFnMut() -> Result<T, Status>) -> T {
+pub async fn once_healthy<T>(ask: impl AsyncFnMut() -> Result<T, Status>) -> T {
     after("etcdserver: unhealthy cluster", ask).await
 }
 
@@ -223,7 +223,7 @@ async fn a_member_joins_as_a_learner_and_is_promoted() {
     goes_on(&cluster, leader, place).await;
 }
 
-async fn goes_on(cluster: &Cluster, writer: usize, reader: usize) {
+pub async fn goes_on(cluster: &Cluster, writer: usize, reader: usize) {
     cluster.put_at(writer, "k", "v").await;
     let request = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };
     let answer = KvClient::new(channel(&cluster.urls()[reader])).range(request).await.expect("it answers");

@@ -45,7 +45,7 @@ async fn put(cluster: &Cluster, place: usize, key: String, value: Vec<u8>, histo
     history.insert(key, revision);
 }
 
-async fn put_some(cluster: &Cluster, place: usize, name: &str, history: &mut Acknowledged) {
+pub async fn put_some(cluster: &Cluster, place: usize, name: &str, history: &mut Acknowledged) {
     for number in 0..20 {
         put(cluster, place, format!("{name} {number}"), b"value".to_vec(), history).await;
     }

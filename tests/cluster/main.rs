@@ -12,10 +12,12 @@ mod checker;
 mod clients;
 mod connection;
 mod cut_off;
+mod emptied;
 mod faults;
 mod healing;
 #[path = "../crash/libraries.rs"]
 mod libraries;
+mod left_over;
 mod load;
 mod matrix;
 mod members;

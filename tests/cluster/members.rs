@@ -221,6 +221,42 @@ impl Cluster {
         self.launch_of(place).log()
     }
 
+    /// For a member that is down: more flags at its next starts.
+    pub fn add_flags(&mut self, place: usize, flags: &[&str]) {
+        let launch = self.launches[place].as_mut().expect("it is down");
+        launch.more_flags.extend(flags.iter().map(ToString::to_string));
+    }
+
+    /// For a member that is down: without the flags that `add_flags` gave last.
+    pub fn drop_flags(&mut self, place: usize, count: usize) {
+        let flags = &mut self.launches[place].as_mut().expect("it is down").more_flags;
+        flags.truncate(flags.len() - count);
+    }
+
+    /// For a member that is down: its data are gone.
+    pub fn empty(&self, place: usize) {
+        fs::remove_dir_all(self.data(place)).expect("it can be removed");
+    }
+
+    /// Waits until a member that was spawned has ended with a fault; what it wrote.
+    pub async fn has_failed(&self, place: usize, mut process: Process) -> String {
+        let status = end_of(&mut process).await;
+        let log = self.log(place);
+        assert_eq!(status.and_then(|status| status.code()), Some(1), "{log}");
+        log
+    }
+
+    /// Waits until a log says something.
+    pub async fn wait_for_log(&self, place: usize, text: &str) {
+        let mut looks = tokio::time::interval(LOOK);
+        let said = tokio::time::timeout(LIMIT, async {
+            while !self.log(place).contains(text) {
+                looks.tick().await;
+            }
+        });
+        assert!(said.await.is_ok(), "it does not say {text:?}: {}", self.log(place));
+    }
+
     /// Starts a member that is down, waits for nothing, and kills it after a time.
     pub async fn start_and_kill(&self, place: usize, after: Duration) {
         let process = self.spawn(place);
@@ -229,7 +265,7 @@ impl Cluster {
     }
 
     /// Starts a member that is down, and waits for nothing.
-    fn spawn(&self, place: usize) -> Process {
+    pub fn spawn(&self, place: usize) -> Process {
         let process = self.launches[place].as_ref().expect("it is down").spawn();
         self.network.runs(place, process.0.id());
         process
@@ -278,11 +314,7 @@ impl Cluster {
 
     /// Starts a member that must end with a fault; what it wrote.
     pub async fn fails(&mut self, place: usize) -> String {
-        let mut process = self.spawn(place);
-        let status = end_of(&mut process).await;
-        let log = self.log(place);
-        assert_eq!(status.and_then(|status| status.code()), Some(1), "{log}");
-        log
+        self.has_failed(place, self.spawn(place)).await
     }
 
     pub async fn status(&self, place: usize) -> decklog::wire::etcdserverpb::StatusResponse {
@@ -322,8 +354,14 @@ impl Cluster {
 
     /// All members come to the same, and it holds everything acknowledged.
     pub async fn check(&self, acknowledged: &Acknowledged) {
-        self.become_equal().await;
-        for url in &self.urls {
+        self.check_places(&(0..self.urls.len()).collect::<Vec<_>>(), acknowledged).await;
+    }
+
+    /// These members come to the same, and it holds everything acknowledged.
+    pub async fn check_places(&self, places: &[usize], acknowledged: &Acknowledged) {
+        let urls: Vec<_> = places.iter().map(|place| &self.urls[*place]).collect();
+        become_equal(&urls).await;
+        for url in urls {
             for (key, revision) in acknowledged {
                 let request = RangeRequest { key: key.clone().into(), ..RangeRequest::default() };
                 let answer =
@@ -336,24 +374,29 @@ impl Cluster {
 
     /// All members come to the same.
     pub async fn become_equal(&self) {
-        let mut looks = tokio::time::interval(LOOK);
-        let mut seen = Vec::new();
-        let even = tokio::time::timeout(LIMIT, async {
-            loop {
-                looks.tick().await;
-                seen.clear();
-                for url in &self.urls {
-                    let mut client = MaintenanceClient::new(channel(url));
-                    let answer = client.hash_kv(HashKvRequest { revision: 0 }).await.expect("it answers");
-                    seen.push((answer.get_ref().hash, answer.get_ref().hash_revision));
-                }
-                if seen.iter().collect::<BTreeSet<_>>().len() == 1 {
-                    return;
-                }
-            }
-        });
-        assert!(even.await.is_ok(), "members differ: {seen:?}");
+        become_equal(&self.urls.iter().collect::<Vec<_>>()).await;
     }
+}
+
+async fn become_equal(urls: &[&String]) {
+    let mut looks = tokio::time::interval(LOOK);
+    let mut seen = Vec::new();
+    let even = tokio::time::timeout(LIMIT, async {
+        loop {
+            looks.tick().await;
+            seen.clear();
+            for url in urls {
+                let mut client = MaintenanceClient::new(channel(url));
+                // One that has just been promoted may not know it yet, and has no answer.
+                let answer = client.hash_kv(HashKvRequest { revision: 0 }).await.ok();
+                seen.push(answer.map(|answer| (answer.get_ref().hash, answer.get_ref().hash_revision)));
+            }
+            if seen[0].is_some() && seen.iter().collect::<BTreeSet<_>>().len() == 1 {
+                return;
+            }
+        }
+    });
+    assert!(even.await.is_ok(), "members differ: {seen:?}");
 }
 
 /// `None` when it has not ended in time.

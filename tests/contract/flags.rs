@@ -17,6 +17,9 @@ use sample::Sample;
 /// Other defaults than etcd's, on purpose.
 const OUR_DEFAULTS: [(&str, &str); 1] = [("data-dir", "${name}.decklog")];
 
+/// Not in etcd.
+const OUR_FLAGS: [(&str, &str); 2] = [("promote-when-ready", "false"), ("rejoin", "false")];
+
 /// Defaults that etcd's help does not tell; they are those of its code.
 const UNTOLD_DEFAULTS: [(&str, &str); 7] = [
     ("memory-mlock", "false"),
@@ -47,10 +50,24 @@ fn flags_are_etcds_with_their_groups_and_defaults() {
         line(text(row, "group"), name, other.map_or(text(row, "default"), |(_, default)| default))
     };
     let mut ours = BTreeSet::new();
-    for group in flags::GROUPS {
+    for group in flags::GROUPS.iter().filter(|group| group.name != flags::HEALING_GROUP) {
         ours.extend(group.flags.iter().map(|flag| line(group.name, flag.name, flag.default)));
     }
     assert_same("flags", &rows.iter().map(theirs).collect(), &ours);
+}
+
+/// Flags that etcd does not have stand apart, are off by default, and take no name of etcd's.
+#[test]
+fn our_flags_are_additions() {
+    let group = flags::GROUPS.iter().find(|group| group.name == flags::HEALING_GROUP).expect("it is there");
+    let ours: Vec<_> = group.flags.iter().map(|flag| (flag.name, flag.default)).collect();
+    assert_eq!(ours, OUR_FLAGS);
+    let Some(table) = table_or_skip("our_flags_are_additions", "flags.json") else {
+        return;
+    };
+    let theirs: Vec<_> =
+        table.as_array().expect("a list of flags").iter().map(|row| text(row, "flag")).collect();
+    assert!(OUR_FLAGS.iter().all(|(name, _)| !theirs.contains(name)));
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::ids::{ClusterId, MemberId};
+use crate::ids::ClusterId;
 use crate::storage::disk::MemoryDisk;
 use crate::storage::wal::{Owner, WalOptions};
+use crate::wire::etcdserverpb::Member;
 
 fn open(disk: &MemoryDisk) -> (Wal, WalContent) {
     let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
@@ -92,4 +93,50 @@ fn a_state_against_what_is_committed_is_refused() {
         drop(wal);
         assert_eq!(open(&disk).1.entries, before.entries);
     }
+}
+
+fn member(id: u64, is_learner: bool) -> Member {
+    let peer_ur_ls = vec![format!("http://127.0.0.1:{id}")];
+    Member { id, peer_ur_ls, is_learner, ..Member::default() }
+}
+
+/// Everything in the log counts, the changes in it too; what drops the others is one record, of a term of its own.
+#[test]
+fn a_member_that_stands_alone_keeps_its_log() {
+    for (is_learner, expected) in [(false, 2), (true, 3)] {
+        let (disk, mut wal, mut content) = log(None);
+        let added = MemberChange { kind: Some(Change::Add(member(4, true))), ..MemberChange::default() };
+        let data = batch_of(MemberId(2), added);
+        content.entries[4] = WalEntry { kind: CHANGE, data, ..content.entries[4].clone() };
+        let members = Membership::new(vec![member(1, is_learner), member(2, false)]);
+        let before = content.clone();
+        let drops =
+            stand_alone(&mut wal, &mut content, at(11, 3), members.clone(), MemberId(1)).expect("written");
+        assert!(drops);
+        let last = 14 + expected;
+        assert_eq!(content.hard_state, HardState { term: 6, vote: 1, commit: last });
+        drop(wal);
+        let (mut wal, again) = open(&disk);
+        assert_eq!((again.hard_state, again.entries.len()), (content.hard_state, content.entries.len()));
+        assert_eq!(again.entries[..4], before.entries[..4]);
+        assert!(again.entries[5..].iter().all(|entry| (entry.term, entry.kind) == (6, CHANGE)));
+        let mut after = members;
+        for change in changes_in(&content, LogIndex(11)).expect("they are ours") {
+            after.apply(&change).expect("allowed");
+        }
+        assert_eq!((after.voters(), after.learners()), (vec![1], vec![]));
+        assert!(after.is_removed(MemberId(2)) && after.is_removed(MemberId(4)));
+        // Once more changes nothing.
+        let drops =
+            stand_alone(&mut wal, &mut content, at(last, 6), after, MemberId(1)).expect("nothing to do");
+        assert!(!drops);
+    }
+}
+
+#[test]
+fn nobody_stands_alone_who_is_no_member() {
+    let (_disk, mut wal, mut content) = log(None);
+    let members = Membership::new(vec![member(2, false)]);
+    let refused = stand_alone(&mut wal, &mut content, at(11, 3), members, MemberId(1));
+    assert!(matches!(refused, Err(super::super::Error::NotAMember(MemberId(1)))));
 }

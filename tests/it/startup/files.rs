@@ -108,8 +108,8 @@ fn wrong_files_are_refused() {
             "--election-timeout[400ms] should be at least as 5 times as --heartbeat-interval[100ms]",
         ),
         (
-            "force-new-cluster: true\n",
-            "--force-new-cluster=true is refused: clusters come in a later version",
+            "unsafe-no-fsync: true\n",
+            "--unsafe-no-fsync=true is refused: Decklog always flushes before it answers",
         ),
     ] {
         fs::write(&file, text).expect("a file can be written");

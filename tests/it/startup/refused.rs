@@ -25,7 +25,6 @@ const SAFETY: &[(&str, &str)] = &[
     ("--peer-client-cert-auth=true", TLS),
     ("--peer-auto-tls=true", TLS),
     ("--auth-token=jwt,pub-key=k,sign-method=RS256", "auth comes in a later version"),
-    ("--force-new-cluster=true", "clusters come in a later version"),
     ("--unsafe-no-fsync=true", "Decklog always flushes before it answers"),
     ("--discovery-token=t", "discovery comes in a later version; name the members with --initial-cluster"),
 ];
