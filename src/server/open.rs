@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Error;
 use super::dispatch::{HttpScope, Serves};
@@ -20,8 +21,12 @@ use crate::mvcc::{Keyspace, Recovered};
 use crate::snapshot::Importer;
 use crate::storage::disk::RealDisk;
 use crate::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
-use crate::storage::{Round, SledOptions, SledStore, Store};
+use crate::storage::{self, Round, SledOptions, SledStore, Store};
 use crate::wire::etcdserverpb as pb;
+
+/// How long the engine may take to let go of a database of this process.
+const LET_GO: Duration = Duration::from_secs(30);
+const LET_GO_LOOK: Duration = Duration::from_millis(20);
 
 /// A socket with what is served on it.
 pub struct Listener {
@@ -223,7 +228,7 @@ pub async fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, 
                 return Err(lost);
             }
             refill(&mut log, &others, &lost).await?;
-            log.open_store()?
+            open_again(&mut log).await?
         }
         opened => opened?,
     };
@@ -231,6 +236,19 @@ pub async fn open(config: &Config, first: Option<FirstStart>) -> Result<Opened, 
         log.stand_alone(&opened)?;
     }
     log.begin(config, opened)
+}
+
+/// The engine lets go of a database on threads of its own: right after that it may still be locked.
+async fn open_again(log: &mut OpenedLog) -> Result<OpenedStore, Error> {
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match log.open_store() {
+            Err(Error::Store(storage::Error::Locked { .. })) if Instant::now() < deadline => {
+                tokio::time::sleep(LET_GO_LOOK).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Where states of other members come in: beside the store, which is made when there is none.
