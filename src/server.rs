@@ -18,6 +18,7 @@ mod remember;
 mod sniff;
 mod stages;
 mod stop;
+mod tuning;
 mod until;
 
 use std::io;

@@ -20,11 +20,12 @@ use super::peer_thread::{PeerServing, PeerThread};
 use super::places::Places;
 use super::remember;
 use super::stop::{Front, Running, StageEnd};
+use super::tuning::{hub_options, loop_options, persist_metrics, persist_options};
 use crate::apply::Applier;
 use crate::background;
 use crate::command::Kind;
 use crate::config::Config;
-use crate::consensus::{ConsensusError, Handle, Loop, LoopOptions, LoopParts, Node, Stopper};
+use crate::consensus::{ConsensusError, Handle, Loop, LoopParts, Node, Stopper};
 use crate::courier::Outbox;
 use crate::datadir::DataDir;
 use crate::ids::Revision;
@@ -33,11 +34,11 @@ use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
 use crate::peers::{self, PeerService, Peers};
-use crate::persist::{Mailbox, Persist, PersistMetrics, PersistOptions, PersistParts};
+use crate::persist::{Mailbox, Persist, PersistParts};
 use crate::rpc;
 use crate::snapshot::Importer;
 use crate::watch as watching;
-use crate::watch::{HubLimits, HubOptions, WatchHub};
+use crate::watch::WatchHub;
 use crate::wire::etcdserverpb as pb;
 use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use crate::wire::peer::peer_server::PeerServer;
@@ -171,41 +172,6 @@ fn consensus(
     Ok((peer_thread, peers, consensus_loop, parts))
 }
 
-fn hub_options(config: &Config) -> HubOptions {
-    HubOptions { progress_interval: config.progress_notify_interval, limits: HubLimits::DEFAULT }
-}
-
-fn loop_options(config: &Config) -> LoopOptions {
-    LoopOptions {
-        tick: config.raft.heartbeat,
-        election_timeout: config.raft.election_timeout,
-        skip_first_timeout: config.raft.skip_first_timeout,
-        catch_up_entries: config.raft.catch_up_entries,
-        max_request_bytes: config.limits.max_request_bytes,
-        request_timeout: config.raft.request_timeout(),
-    }
-}
-
-fn persist_options(config: &Config) -> PersistOptions {
-    PersistOptions {
-        round_interval: config.storage.round_interval,
-        compaction_batch: config.storage.compaction_batch,
-        compaction_pause: config.storage.compaction_pause,
-    }
-}
-
-fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
-    PersistMetrics {
-        write_seconds: metrics.store_write_seconds.clone(),
-        flush_seconds: metrics.store_flush_seconds.clone(),
-        slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
-        compaction_milliseconds: metrics.compaction_milliseconds.clone(),
-        compacted_keys: metrics.compaction_keys.clone(),
-        last_compaction: metrics.compaction_last.clone(),
-        defragment_in_flight: metrics.defragment_in_flight.clone(),
-    }
-}
-
 fn text(error: impl std::error::Error) -> String {
     error.to_string()
 }
@@ -292,7 +258,7 @@ impl Stages {
             let (workers, places) = (workers.clone(), places.clone());
             tokio::spawn(listener::accept(listener, serves, workers, places, stopping.clone()));
         }
-        let jobs = self.jobs(config);
+        let jobs = self.jobs(config, tell_leaderless);
         let front = Front { stop, in_flight, threads: front_threads, addresses, jobs };
         Ok(Running {
             front,
@@ -311,7 +277,7 @@ impl Stages {
         })
     }
 
-    fn jobs(&self, config: &Config) -> tokio::task::JoinSet<()> {
+    fn jobs(&self, config: &Config, tell_leaderless: watch::Sender<bool>) -> tokio::task::JoinSet<()> {
         let mut jobs = tokio::task::JoinSet::new();
         let (consensus, election_timeout) = (self.consensus.clone(), config.raft.election_timeout);
         jobs.spawn(background::leader::run(consensus, election_timeout, tell_leaderless));

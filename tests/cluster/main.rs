@@ -15,9 +15,9 @@ mod cut_off;
 mod emptied;
 mod faults;
 mod healing;
+mod left_over;
 #[path = "../crash/libraries.rs"]
 mod libraries;
-mod left_over;
 mod load;
 mod matrix;
 mod members;
