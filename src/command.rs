@@ -55,6 +55,37 @@ pub fn name(command: &Command) -> &'static str {
     }
 }
 
+/// Whether a command only gives room back, or is what an operator needs to get some: it is taken on a full disk, too.
+pub fn makes_room(command: &Command) -> bool {
+    match &command.kind {
+        Some(
+            Kind::DeleteRange(_)
+            | Kind::Compact(_)
+            | Kind::LeaseRevoke(_)
+            | Kind::Alarm(_)
+            | Kind::MemberAttributes(_)
+            | Kind::MemberChange(_),
+        ) => true,
+        Some(Kind::Txn(txn)) => txn_makes_room(txn),
+        Some(Kind::Put(_) | Kind::LeaseGrant(_) | Kind::LeaseCheckpoint(_) | Kind::ClusterVersion(_))
+        | None => false,
+    }
+}
+
+/// Whether the data of an entry holds nothing else.
+pub fn batch_makes_room(data: &Bytes) -> bool {
+    decode(0, data).is_ok_and(|batch| batch.commands.iter().all(makes_room))
+}
+
+fn txn_makes_room(txn: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request;
+    txn.success.iter().chain(&txn.failure).all(|op| match &op.request {
+        Some(Request::RequestPut(_)) => false,
+        Some(Request::RequestTxn(inner)) => txn_makes_room(inner),
+        Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => true,
+    })
+}
+
 /// What a command did. Response headers carry only the revision; `rpc` fills in the rest.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {

@@ -280,6 +280,10 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
         let entry = entry?;
         let target = to.join(entry.file_name());
         let kind = entry.file_type()?;
+        if entry.file_name() == "ballast" {
+            // It holds room alone.
+            continue;
+        }
         if kind.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else if kind.is_file() {

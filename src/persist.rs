@@ -104,15 +104,22 @@ impl Persist {
     /// A fault of the disk.
     pub fn write(&mut self, round: &Round) -> Result<(), storage::Error> {
         let timer = self.metrics.flush_seconds.start_timer();
-        if round.applied.index > self.store.applied().index {
-            let timer = self.metrics.write_seconds.start_timer();
-            self.store.write(round)?;
-            timer.observe_duration();
-            if let Some(last) = round.changes.last() {
-                self.tail.written(last.at);
+        let flushed = loop {
+            if round.applied.index > self.store.applied().index {
+                let timer = self.metrics.write_seconds.start_timer();
+                self.store.write(round)?;
+                timer.observe_duration();
             }
+            // A flush that found no room before may have lost what was written.
+            let flushed = self.store.flush()?;
+            if flushed.index >= round.applied.index {
+                break flushed;
+            }
+        };
+        // Not before: what finds no room in the flush may be gone from the store again.
+        if let Some(last) = round.changes.last() {
+            self.tail.written(last.at);
         }
-        let flushed = self.store.flush()?;
         timer.observe_duration();
         self.progress.set_flushed(flushed.index);
         Ok(())
@@ -212,70 +219,98 @@ impl Persist {
     /// # Errors
     /// A fault of the disk other than its being full.
     pub fn run(&mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
+        self.look_for_room(0)?;
         loop {
+            mailbox.set_tight(self.store.is_nearly_full());
             let busy = self.is_compacting() || !self.defragmenting.is_empty();
-            let patience = busy.then_some(options.compaction_pause);
+            let for_room = self.progress.disk_full().then_some(FULL_DISK_PAUSE);
+            let patience = busy.then_some(options.compaction_pause).or(for_room);
             let Some(work) = mailbox.take(options.round_interval, patience) else {
                 return Ok(());
             };
             self.defragmenting.extend(work.defragment);
             if let Some(replacement) = work.install
-                && !self.until_there_is_room(mailbox, |this| this.install(&replacement))?
+                && !self.until_there_is_room(mailbox, options, |this| this.install(&replacement))?
             {
                 // What comes behind it belongs into its store; the next start finds that.
                 return Ok(());
             }
             if let Some(round) = work.round {
-                self.until_there_is_room(mailbox, |this| this.write(&round))?;
+                self.look_for_room(mailbox::bytes_of(&round) as u64)?;
+                self.until_there_is_room(mailbox, options, |this| this.write(&round))?;
+            }
+            if self.progress.disk_full() {
+                self.look_for_room(0)?;
             }
             if let Some(revision) = work.compact {
                 self.begin_compaction(revision);
             }
-            match self.step_compaction(options.compaction_batch) {
-                Err(Error::Store(storage::Error::Full { .. })) => mailbox.pause(FULL_DISK_PAUSE),
-                Err(Error::Compaction(mvcc::Error::Storage(storage::Error::Full { .. }))) => {
-                    mailbox.pause(FULL_DISK_PAUSE);
-                }
-                stepped => stepped?,
-            }
-            self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
-            self.step_defragment();
-            self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
+            self.go_on_beside(mailbox, options)?;
         }
     }
 
-    /// The log keeps what cannot be written, and takes no more meanwhile. `false` when the process stops before there is
-    /// room.
+    /// A slice of what goes on between rounds.
+    fn go_on_beside(&mut self, mailbox: &Mailbox, options: &PersistOptions) -> Result<(), Error> {
+        match self.step_compaction(options.compaction_batch) {
+            Err(
+                Error::Store(storage::Error::Full { .. })
+                | Error::Compaction(mvcc::Error::Storage(storage::Error::Full { .. })),
+            ) => mailbox.pause(FULL_DISK_PAUSE),
+            stepped => stepped?,
+        }
+        self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
+        self.step_defragment();
+        self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
+        Ok(())
+    }
+
+    /// Says whether there is room for more than what has been accepted: so many bytes.
+    fn look_for_room(&mut self, bytes: u64) -> Result<(), Error> {
+        match (self.store.check_space(bytes), self.progress.disk_full()) {
+            (Ok(()), true) => {
+                tracing::info!("there is space on the disk again");
+                self.progress.set_disk_full(false);
+            }
+            (Err(storage::Error::Full { path }), false) => {
+                tracing::error!(%path, "the disk is full: only what makes room is taken until there is space");
+                self.progress.set_disk_full(true);
+            }
+            (Ok(()), false) | (Err(storage::Error::Full { .. }), true) => {}
+            (Err(fault), _) => return Err(fault.into()),
+        }
+        Ok(())
+    }
+
+    /// The log keeps what cannot be written, and takes no more meanwhile but what makes room. `false` when the process stops
+    /// before there is room.
     fn until_there_is_room(
         &mut self,
         mailbox: &Mailbox,
+        options: &PersistOptions,
         mut write: impl FnMut(&mut Self) -> Result<(), storage::Error>,
     ) -> Result<bool, Error> {
         loop {
             match write(self) {
-                Ok(()) => {
-                    if self.progress.disk_full() {
-                        tracing::info!("there is space on the disk again");
-                        self.progress.set_disk_full(false);
-                    }
-                    return Ok(true);
-                }
+                Ok(()) => return Ok(true),
                 Err(storage::Error::Full { path }) => {
-                    if !self.progress.disk_full() {
-                        tracing::error!(%path, "the disk is full: writes are refused until there is space");
-                        self.progress.set_disk_full(true);
-                    }
-                    if mailbox.is_closed() {
-                        return Ok(false);
-                    }
-                    if mailbox.has_replacement() {
-                        // Another store comes, which holds what was to be written.
-                        return Ok(true);
-                    }
-                    mailbox.pause(FULL_DISK_PAUSE);
+                    tracing::debug!(%path, "the store waits for room");
+                    self.progress.set_disk_full(true);
                 }
                 Err(fault) => return Err(fault.into()),
             }
+            if mailbox.is_closed() {
+                return Ok(false);
+            }
+            if mailbox.has_replacement() {
+                // Another store comes, which holds what was to be written.
+                return Ok(true);
+            }
+            // They may be what makes room.
+            self.defragmenting.extend(mailbox.take_defragment());
+            if !self.defragmenting.is_empty() || self.is_compacting() {
+                self.go_on_beside(mailbox, options)?;
+            }
+            mailbox.pause(FULL_DISK_PAUSE);
         }
     }
 }

@@ -124,9 +124,17 @@ pub trait Store: Send + Sync + 'static {
 
     fn sizes(&self) -> Sizes;
 
+    /// Makes sure of room for changes of so many bytes beside what is kept for those that make room: `write` may go on
+    /// for a while when there is none.
+    ///
     /// # Errors
-    /// `Full` when there is no room for changes of so many bytes.
+    /// `Full` when there is none; faults of the disk.
     fn check_space(&self, bytes: u64) -> Result<(), Error>;
+
+    /// There may soon be no room: no more should be accepted than is soon written.
+    fn is_nearly_full(&self) -> bool {
+        false
+    }
 
     /// Makes a store that was begun beside another the one that a start opens, and lets go of the other's files. Does
     /// nothing for one that is that already.

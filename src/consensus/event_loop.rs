@@ -13,6 +13,7 @@ use super::node::{CommittedEntry, Error, Network, Node};
 use super::{
     ConsensusError, Handle, Install, Message, MessageType, Progress, Proposal, ReadReply, ReceivedState,
 };
+use crate::command;
 use crate::courier::Outbox;
 use crate::ids::{LogPosition, MemberId};
 use crate::inbox::{Receiver, Sender, Taken, bounded};
@@ -25,6 +26,8 @@ pub(super) const MAX_QUEUED_REQUESTS: usize = 16 * 1024;
 const MAX_QUEUED_MESSAGES: usize = 4096;
 /// Batches of committed entries on their way to apply; more wait here, in order.
 const MAX_QUEUED_BATCHES: usize = 256;
+/// Bytes of entries in memory above which a follower takes no more while its store has no room.
+const MAX_BYTES_WHEN_FULL: usize = 64 << 20;
 /// How soon the loop looks again when apply has no room.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -302,25 +305,36 @@ impl Loop {
         }
         self.taken = taken;
         if self.progress.disk_full() {
-            for proposal in proposals {
-                proposal.fail(&ConsensusError::NoSpace);
-            }
-        } else {
-            self.node.propose(proposals);
+            let refused = proposals.extract_if(.., |proposal| !proposal.makes_room);
+            refused.for_each(|proposal| proposal.fail(&ConsensusError::NoSpace));
         }
+        self.node.propose(proposals);
         Ok(go_on)
     }
 
     fn take_messages(&mut self, messages: Vec<Message>) -> Result<(), Error> {
         for message in messages {
-            // As its own clients', so those of other members: the log must not take more.
-            if message.get_msg_type() == MessageType::MsgPropose && self.progress.disk_full() {
-                tracing::debug!(from = message.from, "a proposal finds the disk full");
+            if self.progress.disk_full() && !self.is_taken_when_full(&message) {
+                tracing::debug!(from = message.from, "entries of another member find the disk full");
                 continue;
             }
             self.node.receive(message)?;
         }
         Ok(())
+    }
+
+    /// As of its own clients, so of other members: the log must not take more than what makes room. As a follower it takes
+    /// what others have while it can be kept in memory.
+    fn is_taken_when_full(&self, message: &Message) -> bool {
+        match message.get_msg_type() {
+            MessageType::MsgPropose => {
+                message.entries.iter().all(|entry| command::batch_makes_room(&entry.data))
+            }
+            MessageType::MsgAppend => {
+                message.entries.is_empty() || self.node.log().bytes() < MAX_BYTES_WHEN_FULL
+            }
+            _ => true,
+        }
     }
 
     fn tick_when_due(&mut self) -> Result<(), Error> {

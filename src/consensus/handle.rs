@@ -73,6 +73,7 @@ impl Handle {
     }
 
     fn send(&self, command: &Command, event: fn(Proposal) -> Event) -> Result<Ordered, ConsensusError> {
+        let makes_room = command::makes_room(command);
         let command = Bytes::from(command.encode_to_vec());
         if command.len() > self.max_request_bytes {
             return Err(ConsensusError::TooLarge);
@@ -82,7 +83,7 @@ impl Handle {
             return Err(ConsensusError::TooManyRequests);
         }
         let (reply, outcome) = oneshot::channel();
-        let proposal = Proposal { command, reply, courier: Courier::here() };
+        let proposal = Proposal { command, makes_room, reply, courier: Courier::here() };
         self.events.try_send_below(MAX_QUEUED_REQUESTS, event(proposal)).map_err(of_refusal)?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
         let leaders_before = (status.leader == MemberId(0)).then(|| self.progress.leader_changes());

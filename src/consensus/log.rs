@@ -97,6 +97,14 @@ impl RaftLog {
         self.wal.reserve(bytes)
     }
 
+    /// The same for an entry that makes room, or that others have: it may use what is kept for a full disk.
+    ///
+    /// # Errors
+    /// `Full`, after which everything is as before; a fault of the disk.
+    pub fn reserve_of_spare(&mut self, bytes: usize) -> Result<(), Error> {
+        self.wal.reserve_of_spare(bytes)
+    }
+
     /// Writes what a `Ready` wants kept; durable after `flush`. A commit index alone waits for the next write.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! messages; gives messages, committed entries and granted reads. Time and network stand outside.
 
 mod changes;
+mod room;
 mod steps;
 
 use std::collections::VecDeque;
@@ -256,12 +257,9 @@ impl Node {
             tracing::warn!(from = message.from, kind = ?message.get_msg_type(), "a message does not fit the log");
             return Ok(());
         }
-        if message.get_msg_type() == MessageType::MsgPropose && self.is_leader() {
-            let bytes = message.entries.iter().map(|entry| entry.data.len()).sum();
-            if let Err(fault) = self.raw.mut_store().reserve(bytes) {
-                tracing::warn!(%fault, "the log cannot take the proposal of another member");
-                return Ok(());
-            }
+        if let Err(fault) = self.make_room_for(&message) {
+            tracing::debug!(%fault, from = message.from, "the log cannot take entries of another member");
+            return Ok(());
         }
         let (from, term, kind, commit) = (message.from, message.term, message.get_msg_type(), message.commit);
         if let Err(error) = self.raw.step(message) {
@@ -344,28 +342,32 @@ impl Node {
     }
 
     fn propose_now(&mut self, proposals: impl IntoIterator<Item = Proposal>) {
+        let is_leader = self.is_leader();
         let mut gathered = Gathered::default();
         for proposal in proposals {
+            if !is_leader && !gathered.goes_with(&proposal) {
+                self.propose_entry(std::mem::take(&mut gathered));
+            }
             gathered.push(proposal);
             if gathered.is_full() {
                 self.propose_entry(std::mem::take(&mut gathered));
             }
         }
-        if !gathered.is_empty() {
-            self.propose_entry(gathered);
-        }
+        self.propose_entry(gathered);
     }
 
-    fn propose_entry(&mut self, gathered: Gathered) {
+    fn propose_entry(&mut self, mut gathered: Gathered) {
+        let is_leader = self.is_leader();
+        // Before raft takes it: an entry that raft holds can no longer be refused.
+        if is_leader {
+            gathered = self.with_room(gathered);
+        }
+        if gathered.is_empty() {
+            return;
+        }
         let sequence = self.waiting.next_sequence();
         let (data, replies) = gathered.finish(self.id, sequence);
         let term = self.raw.raft.term;
-        let is_leader = self.is_leader();
-        // Before raft takes it: an entry that raft holds can no longer be refused.
-        if is_leader && let Err(fault) = self.raw.mut_store().reserve(data.len()) {
-            tracing::warn!(%fault, "the log cannot take a proposal");
-            return replies.fail(&ConsensusError::NoSpace);
-        }
         match self.raw.propose(Vec::new(), data.into()) {
             Ok(()) if is_leader => {
                 self.waiting.appended(self.raw.raft.raft_log.last_index(), term, sequence, replies);

@@ -13,11 +13,16 @@ use crate::ids::MemberId;
 /// Bytes of commands that one entry takes before the next entry is begun.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
+/// Bytes of an entry besides its commands, at most.
+const ENTRY_BYTES: usize = 24;
+
 /// A command that waits for the log.
 #[derive(Debug)]
 pub struct Proposal {
     /// The encoded `command::Command`.
     pub command: Bytes,
+    /// See `command::makes_room`.
+    pub makes_room: bool,
     pub reply: oneshot::Sender<Result<Outcome, ConsensusError>>,
     /// Of the thread on which the caller waits.
     pub courier: Courier,
@@ -56,39 +61,63 @@ impl Replies {
 /// Commands gathered for one entry.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    commands: Vec<Bytes>,
-    replies: Replies,
+    proposals: Vec<Proposal>,
     bytes: usize,
 }
 
 impl Gathered {
     pub fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+        self.proposals.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
         self.bytes >= MAX_BATCH_BYTES
     }
 
+    /// Bytes of the entry, at most.
+    pub fn bytes(&self) -> usize {
+        self.bytes + ENTRY_BYTES
+    }
+
     pub fn push(&mut self, proposal: Proposal) {
         self.bytes += proposal.command.len() + 8;
-        self.commands.push(proposal.command);
-        self.replies.0.push((proposal.reply, proposal.courier));
+        self.proposals.push(proposal);
+    }
+
+    /// Whether it may be one entry with what is there already. A leader without room refuses an entry as a whole.
+    pub fn goes_with(&self, proposal: &Proposal) -> bool {
+        self.proposals.first().is_none_or(|first| first.makes_room == proposal.makes_room)
+    }
+
+    /// What is taken on a full disk, too; the others are told.
+    pub fn what_makes_room(self, error: &ConsensusError) -> Self {
+        let (kept, others): (Vec<_>, Vec<_>) =
+            self.proposals.into_iter().partition(|proposal| proposal.makes_room);
+        others.into_iter().for_each(|proposal| proposal.fail(error));
+        let mut gathered = Self::default();
+        kept.into_iter().for_each(|proposal| gathered.push(proposal));
+        gathered
+    }
+
+    pub fn fail(self, error: &ConsensusError) {
+        self.proposals.into_iter().for_each(|proposal| proposal.fail(error));
     }
 
     /// The data of the entry and its callers.
     pub fn finish(self, proposer: MemberId, sequence: u64) -> (Bytes, Replies) {
-        let mut data = BytesMut::with_capacity(self.bytes + 24);
+        let mut data = BytesMut::with_capacity(self.bytes());
         encode_key(1, WireType::Varint, &mut data);
         encode_varint(proposer.0, &mut data);
         encode_key(2, WireType::Varint, &mut data);
         encode_varint(sequence, &mut data);
-        for command in self.commands {
+        let mut replies = Replies::default();
+        for proposal in self.proposals {
             encode_key(3, WireType::LengthDelimited, &mut data);
-            encode_varint(command.len() as u64, &mut data);
-            data.put(command);
+            encode_varint(proposal.command.len() as u64, &mut data);
+            data.put(proposal.command);
+            replies.0.push((proposal.reply, proposal.courier));
         }
-        (data.freeze(), self.replies)
+        (data.freeze(), replies)
     }
 }
 
@@ -112,7 +141,7 @@ mod tests {
         for command in &commands {
             let (reply, _) = oneshot::channel();
             let command = command.encode_to_vec().into();
-            gathered.push(Proposal { command, reply, courier: Courier::here() });
+            gathered.push(Proposal { command, makes_room: false, reply, courier: Courier::here() });
         }
         let (data, _) = gathered.finish(MemberId(u64::MAX), 300);
         let batch = command::decode(1, &data).expect("it is one");

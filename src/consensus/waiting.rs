@@ -122,7 +122,8 @@ mod tests {
     fn entry(waiting: &mut Waiting) -> (u64, Bytes, Replies, Answer) {
         let (reply, answer) = oneshot::channel();
         let mut gathered = Gathered::default();
-        gathered.push(Proposal { command: Bytes::new(), reply, courier: Courier::here() });
+        let command = Bytes::new();
+        gathered.push(Proposal { command, makes_room: false, reply, courier: Courier::here() });
         let sequence = waiting.next_sequence();
         let (data, replies) = gathered.finish(MemberId(5), sequence);
         (sequence, data, replies, answer)

@@ -14,8 +14,10 @@ use crate::storage::Round;
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Bytes of merged rounds that are not kept waiting for the interval.
 const LARGE_ROUND_BYTES: usize = 8 << 20;
+/// Both, when the disk is nearly full.
+const TIGHT_BYTES: usize = 512 << 10;
 
-type Done = oneshot::Sender<Result<(), String>>;
+pub(super) type Done = oneshot::Sender<Result<(), String>>;
 
 /// See the module.
 #[derive(Default)]
@@ -37,7 +39,19 @@ struct Waiting {
     since: Option<Instant>,
     compact: Option<Revision>,
     defragment: Vec<Done>,
+    /// The disk is nearly full.
+    is_tight: bool,
     closed: bool,
+}
+
+impl Waiting {
+    fn is_large(&self) -> bool {
+        self.bytes > if self.is_tight { TIGHT_BYTES } else { LARGE_ROUND_BYTES }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes > if self.is_tight { TIGHT_BYTES } else { MAX_WAITING_BYTES }
+    }
 }
 
 /// What the store is to do next.
@@ -53,7 +67,7 @@ impl Mailbox {
     /// Adds a round behind those that wait; `compact` is the compaction that it ordered.
     pub fn put(&self, round: Round, compact: Option<Revision>) {
         let mut waiting = self.waiting.lock();
-        while waiting.bytes > MAX_WAITING_BYTES && !waiting.closed {
+        while waiting.is_full() && !waiting.closed {
             self.emptied.wait(&mut waiting);
         }
         waiting.bytes += bytes_of(&round);
@@ -70,7 +84,7 @@ impl Mailbox {
                 self.filled.notify_one();
             }
         }
-        if waiting.bytes > LARGE_ROUND_BYTES {
+        if waiting.is_large() {
             self.filled.notify_one();
         }
     }
@@ -100,6 +114,16 @@ impl Mailbox {
         told
     }
 
+    /// When the disk is nearly full, apply waits for the store: what is on the way is little.
+    pub(super) fn set_tight(&self, is_tight: bool) {
+        self.waiting.lock().is_tight = is_tight;
+    }
+
+    /// Those that wait, while nothing else is taken.
+    pub(super) fn take_defragment(&self) -> Vec<Done> {
+        std::mem::take(&mut self.waiting.lock().defragment)
+    }
+
     /// What waits is still written; nothing is waited for any more.
     pub fn close(&self) {
         self.waiting.lock().closed = true;
@@ -123,7 +147,7 @@ impl Mailbox {
             }
             let now = Instant::now();
             let due = waiting.since.map(|since| since + interval);
-            let ripe = due.is_some_and(|due| due <= now) || waiting.bytes > LARGE_ROUND_BYTES;
+            let ripe = due.is_some_and(|due| due <= now) || waiting.is_large();
             if ripe || waiting.install.is_some() || !waiting.defragment.is_empty() {
                 return Some(self.empty(&mut waiting));
             }
@@ -157,7 +181,7 @@ impl Mailbox {
     }
 }
 
-fn bytes_of(round: &Round) -> usize {
+pub(super) fn bytes_of(round: &Round) -> usize {
     let changes: usize = round.changes.iter().map(|change| change.pair.len() + 64).sum();
     let tables: usize = round.tables.iter().map(|write| write.key.len() + 64).sum();
     changes + tables

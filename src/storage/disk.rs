@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
 
 use super::Error;
 
@@ -29,6 +30,9 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes a file of so many zeros, allocated and synced; nothing is left of it after an error.
     fn create(&self, name: &str, bytes: u64) -> Result<(), Error>;
+
+    /// The same, but the zeros need not be written: it has its room, and the first write to a part of it costs more.
+    fn allocate(&self, name: &str, bytes: u64) -> Result<(), Error>;
 
     fn read(&self, name: &str) -> Result<Vec<u8>, Error>;
 
@@ -84,20 +88,21 @@ impl RealDisk {
         Ok(file)
     }
 
-    fn fill(&self, name: &str, bytes: u64) -> Result<(), Error> {
+    /// A synced file with what `fill` puts into it; nothing is left of it after an error.
+    fn make(&self, name: &str, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<(), Error> {
         let path = self.path(name);
-        let fill = || -> io::Result<()> {
+        let make = || {
             let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-            let zeros = vec![0; ZERO_BYTES];
-            let mut offset = 0;
-            while offset < bytes {
-                let length = usize::try_from(bytes - offset).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
-                file.write_all_at(&zeros[..length], offset)?;
-                offset += length as u64;
-            }
+            fill(&file)?;
             file.sync_all()
         };
-        fill().map_err(|source| of_io(&path, source))
+        let made = make().map_err(|source| of_io(&path, source));
+        if made.is_err()
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::warn!(%error, name, "cannot remove a half-made file");
+        }
+        made
     }
 }
 
@@ -118,13 +123,17 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> Result<(), Error> {
-        let filled = self.fill(name, bytes);
-        if filled.is_err()
-            && let Err(error) = fs::remove_file(self.path(name))
-        {
-            tracing::warn!(%error, name, "cannot remove a half-made file");
-        }
-        filled
+        self.make(name, |file| fill(file, bytes))
+    }
+
+    fn allocate(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        self.make(name, |file| {
+            file.set_len(bytes)?;
+            match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+                Err(rustix::io::Errno::OPNOTSUPP) => fill(file, bytes),
+                allocated => Ok(allocated?),
+            }
+        })
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
@@ -164,6 +173,17 @@ impl Disk for RealDisk {
     fn sync_directory(&self) -> Result<(), Error> {
         sync_names(&self.directory).map_err(|source| of_io(&self.directory, source))
     }
+}
+
+fn fill(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; ZERO_BYTES];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = usize::try_from(bytes - offset).unwrap_or(ZERO_BYTES).min(ZERO_BYTES);
+        file.write_all_at(&zeros[..length], offset)?;
+        offset += length as u64;
+    }
+    Ok(())
 }
 
 /// Makes a directory and those above it that are missing, for their owner alone; their names are durable.

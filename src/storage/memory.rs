@@ -79,6 +79,8 @@ impl MemoryStore {
             return Err(Error::Io { path, source: std::io::Error::other("made to fail") });
         }
         if fault == Some(Fault::Full) {
+            // As a store that is opened anew after a write that found no room.
+            state.forget();
             return Err(Error::Full { path });
         }
         Ok(state)
@@ -86,6 +88,13 @@ impl MemoryStore {
 }
 
 impl State {
+    fn forget(&mut self) {
+        if let Some(flushed) = self.since_flush.first() {
+            self.now = flushed.clone();
+            self.since_flush.clear();
+        }
+    }
+
     fn wrote(&mut self) {
         let now = self.now.clone();
         self.since_flush.push(now);
@@ -172,7 +181,7 @@ impl Store for MemoryStore {
                 state.now.changes.remove(&change.at);
             }
         }
-        state.wrote();
+        state.since_flush.clear();
         let last = looked_at.last().filter(|_| looked_at.len() == limit);
         Ok(last.map(|change| change.at.successor()))
     }

@@ -4,8 +4,11 @@
 
 mod beside;
 mod blocks;
+mod commit;
+mod database;
 mod engine;
 mod pass;
+mod room;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -24,6 +27,7 @@ use quick_cache::sync::Cache;
 use super::{Error, Round, Sizes, Store, StoredChange, Table, change_size, row_size};
 use crate::ids::{FullRevision, LogPosition, Revision};
 use blocks::{BLOCK_BYTES, Block, CHUNK_BYTES};
+use commit::{Standing, Step, Writer};
 use engine::{Engine, Ops};
 use pass::Pass;
 use rows::Applied;
@@ -69,14 +73,6 @@ pub struct SledStore {
     on_disk: AtomicU64,
 }
 
-/// What only the writing thread uses.
-struct Writer {
-    applied: LogPosition,
-    /// The newest block while it is not full: it is written again with each round.
-    open: Vec<StoredChange>,
-    open_bytes: usize,
-}
-
 impl SledStore {
     /// Opens the store of a directory, which is made when it is missing.
     ///
@@ -102,30 +98,24 @@ impl SledStore {
             directory: directory.to_owned(),
             cache: Cache::with_weighter(items, options.cache_bytes, BlockWeight),
             index: RwLock::new(index),
-            writer: Mutex::new(Writer { applied: applied.position, open: Vec::new(), open_bytes: 0 }),
+            writer: Mutex::default(),
             in_use: AtomicU64::new(applied.in_use),
             on_disk: AtomicU64::new(engine.size_on_disk()),
             engine,
         };
-        store.reopen_last_block()?;
+        let (open, open_bytes) = store.last_block()?;
+        store.writer.lock().standing = Standing { applied, open, open_bytes };
         Ok(store)
     }
 
-    fn reopen_last_block(&self) -> Result<(), Error> {
-        let Some(last) = self.index.read().last().copied() else {
-            return Ok(());
-        };
-        let Some(block) = self.load(last)? else {
-            return Ok(());
-        };
-        let mut writer = self.writer.lock();
-        writer.open_bytes = block.len_bytes();
-        if writer.open_bytes < BLOCK_BYTES {
-            writer.open = self.changes_of(&block)?;
-        } else {
-            writer.open_bytes = 0;
+    /// The changes of the newest block and its size, unless it is full.
+    fn last_block(&self) -> Result<(Vec<StoredChange>, usize), Error> {
+        let last = self.index.read().last().copied();
+        let block = last.map(|last| self.load(last)).transpose()?.flatten();
+        match block.filter(|block| block.len_bytes() < BLOCK_BYTES) {
+            Some(block) => Ok((self.changes_of(&block)?, block.len_bytes())),
+            None => Ok(Default::default()),
         }
-        Ok(())
     }
 
     /// The block that may hold `at`, with its first revision.
@@ -210,30 +200,30 @@ impl SledStore {
 
     /// Adds the changes of a round to the newest block and to new ones.
     fn write_changes(
-        writer: &mut Writer,
+        standing: &mut Standing,
         changes: &[StoredChange],
         ops: &mut Ops,
         firsts: &mut Vec<FullRevision>,
     ) {
         for change in changes {
-            if writer.open_bytes >= BLOCK_BYTES {
-                Self::seal(writer, ops, firsts);
+            if standing.open_bytes >= BLOCK_BYTES {
+                Self::seal(standing, ops, firsts);
             }
             for (number, chunk) in blocks::chunks(change) {
                 ops.put(rows::chunk_key(change.at, number), rows::with_checksum(chunk));
             }
-            writer.open_bytes += blocks::encoded_len(change);
-            writer.open.push(change.clone());
+            standing.open_bytes += blocks::encoded_len(change);
+            standing.open.push(change.clone());
         }
         if !changes.is_empty() {
-            pass::put_block(&writer.open, ops, firsts);
+            pass::put_block(&standing.open, ops, firsts);
         }
     }
 
-    fn seal(writer: &mut Writer, ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
-        pass::put_block(&writer.open, ops, firsts);
-        writer.open.clear();
-        writer.open_bytes = 0;
+    fn seal(standing: &mut Standing, ops: &mut Ops, firsts: &mut Vec<FullRevision>) {
+        pass::put_block(&standing.open, ops, firsts);
+        standing.open.clear();
+        standing.open_bytes = 0;
     }
 
     fn row_delta(&self, round: &Round) -> Result<i64, Error> {
@@ -252,35 +242,6 @@ impl SledStore {
             }
         }
         Ok(delta)
-    }
-
-    /// Writes ops with the applied row, then shows them to readers.
-    fn commit(
-        &self,
-        mut ops: Ops,
-        applied: Applied,
-        added: &[FullRevision],
-        removed: &[FullRevision],
-    ) -> Result<(), Error> {
-        ops.put(rows::APPLIED.to_vec(), rows::encode_applied(applied));
-        if removed.is_empty() {
-            // Nobody reads what a round adds before it is here: readers need not wait for it.
-            self.engine.apply(&ops)?;
-            self.index.write().extend(added);
-        } else {
-            let mut index = self.index.write();
-            self.engine.apply(&ops)?;
-            for first in removed {
-                index.remove(first);
-            }
-            index.extend(added);
-        }
-        // What was cached under a first revision may have grown or shrunk.
-        for first in removed.iter().chain(added) {
-            self.cache.remove(first);
-        }
-        self.in_use.store(applied.in_use, Ordering::Release);
-        Ok(())
     }
 
     /// First revisions of the blocks that may hold changes in a span.
@@ -303,17 +264,17 @@ fn signed(bytes: u64) -> i64 {
 
 impl Store for SledStore {
     fn applied(&self) -> LogPosition {
-        self.writer.lock().applied
+        self.writer.lock().standing.applied.position
     }
 
     fn write(&self, round: &Round) -> Result<(), Error> {
-        let bytes: u64 = round.changes.iter().map(change_size).sum();
-        self.engine.check_space(bytes)?;
         let mut writer = self.writer.lock();
-        let (mut ops, mut firsts) = (Ops::default(), Vec::new());
-        let before = (writer.open.clone(), writer.open_bytes);
-        Self::write_changes(&mut writer, &round.changes, &mut ops, &mut firsts);
-        let delta = self.row_delta(round)?;
+        self.mend(&mut writer)?;
+        let (mut ops, mut added) = (Ops::default(), Vec::new());
+        let mut after = writer.standing.clone();
+        Self::write_changes(&mut after, &round.changes, &mut ops, &mut added);
+        let bytes: u64 = round.changes.iter().map(change_size).sum();
+        let in_use = (after.applied.in_use + bytes).saturating_add_signed(self.row_delta(round)?);
         for write in &round.tables {
             let key = rows::table_key(write.table, &write.key);
             match &write.value {
@@ -321,20 +282,16 @@ impl Store for SledStore {
                 None => ops.remove(key),
             }
         }
-        let in_use = (self.in_use.load(Ordering::Acquire) + bytes).saturating_add_signed(delta);
-        if let Err(fault) = self.commit(ops, Applied { position: round.applied, in_use }, &firsts, &[]) {
-            (writer.open, writer.open_bytes) = before;
-            return Err(fault);
-        }
-        writer.applied = round.applied;
-        Ok(())
+        after.applied = Applied { position: round.applied, in_use };
+        self.commit(&mut writer, ops, Step { after, added, removed: Vec::new() })
     }
 
     fn flush(&self) -> Result<LogPosition, Error> {
-        let applied = self.writer.lock().applied;
-        self.engine.flush()?;
+        let mut writer = self.writer.lock();
+        self.mend(&mut writer)?;
+        self.flush_batch(&mut writer)?;
         self.on_disk.store(self.engine.size_on_disk(), Ordering::Release);
-        Ok(applied)
+        Ok(writer.standing.applied.position)
     }
 
     fn read(&self, at: FullRevision) -> Result<Option<StoredChange>, Error> {
@@ -402,9 +359,9 @@ impl Store for SledStore {
         keep: &mut dyn FnMut(&StoredChange) -> bool,
     ) -> Result<Option<FullRevision>, Error> {
         let mut writer = self.writer.lock();
+        self.mend(&mut writer)?;
         // The newest block is closed: from here on it is one like the others.
-        writer.open.clear();
-        writer.open_bytes = 0;
+        writer.standing = Standing { applied: writer.standing.applied, ..Standing::default() };
         let end = FullRevision::start_of(Revision(through.0 + 1));
         let mut pass = Pass::default();
         let mut next = None;
@@ -423,10 +380,13 @@ impl Store for SledStore {
         }
         pass.close_run();
         if !pass.removed.is_empty() {
-            let in_use = self.in_use.load(Ordering::Acquire).saturating_sub(pass.dropped_bytes);
-            self.commit(pass.ops, Applied { position: writer.applied, in_use }, &pass.added, &pass.removed)?;
+            let Applied { position, in_use } = writer.standing.applied;
+            let applied = Applied { position, in_use: in_use.saturating_sub(pass.dropped_bytes) };
+            let after = Standing { applied, ..Standing::default() };
+            let step = Step { after, added: pass.added, removed: pass.removed };
+            self.commit(&mut writer, pass.ops, step)?;
             // The next batch would, while readers wait for the index.
-            self.engine.flush()?;
+            self.flush_batch(&mut writer)?;
         }
         Ok(next)
     }
@@ -439,6 +399,10 @@ impl Store for SledStore {
         self.engine.check_space(bytes)
     }
 
+    fn is_nearly_full(&self) -> bool {
+        self.engine.is_nearly_full()
+    }
+
     fn take_place(&self) -> Result<(), Error> {
         self.engine.take_place()
     }
@@ -448,7 +412,8 @@ impl Store for SledStore {
     }
 
     fn defragment(&self) -> Result<bool, Error> {
-        let _writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        self.mend(&mut writer)?;
         let more = self.engine.defragment(DEFRAGMENT_ROWS)?;
         if !more {
             self.on_disk.store(self.engine.size_on_disk(), Ordering::Release);

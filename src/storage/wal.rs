@@ -20,8 +20,10 @@ use record::{HEADER_BYTES, Place};
 
 pub use recovery::{Inspected, inspect};
 
-/// Emptied segments that are kept to be used again.
-const MAX_SPARES: usize = 2;
+/// Emptied segments that are kept to be used again; one of them for a full disk.
+const MAX_SPARES: usize = 3;
+/// Of a segment, one part in so many is left for records without entries behind every reserved one.
+const MARGIN_PARTS: u64 = 64;
 
 /// Whose log it is: in the head of every segment, so that the log of another is never taken for ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,20 +163,47 @@ impl Wal {
         if wal.segments.is_empty() {
             wal.begin_segment(1, 0)?;
         }
+        if wal.spares.is_empty()
+            && let Err(error) = wal.keep_spare()
+        {
+            // On a full disk the log goes on with what it has.
+            let Error::Full { .. } = error else { return Err(error) };
+            tracing::warn!(%error, "the log has no spare segment");
+        }
         Ok((wal, found.content))
     }
 
-    /// Makes sure that an entry of `bytes` more can be appended whatever happens to the disk's free space.
+    /// Makes sure that an entry of `bytes` more can be appended whatever happens to the disk's free space, without the
+    /// spare that is kept for what makes room.
     ///
     /// # Errors
     /// `Full`: nothing has changed. Faults of the disk.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), Error> {
+        self.reserve_beside(bytes, 1)
+    }
+
+    /// The same for an entry that makes room, or that has been accepted elsewhere: with all spares.
+    ///
+    /// # Errors
+    /// `Full`: nothing has changed. Faults of the disk.
+    pub fn reserve_of_spare(&mut self, bytes: usize) -> Result<(), Error> {
+        self.reserve_beside(bytes, 0)
+    }
+
+    /// `kept`: so many spares are there for others.
+    fn reserve_beside(&mut self, bytes: usize, kept: usize) -> Result<(), Error> {
         self.check()?;
         let reserved = self.reserved + record::entry_size(bytes);
-        let fits_here = self.offset + reserved + HEADER_BYTES <= self.current().bytes;
-        let needed = record::HEAD_BYTES + reserved + 4 * HEADER_BYTES;
-        if !fits_here && !self.spares.iter().any(|spare| spare.bytes >= needed) {
+        // What promises alone need (elections) is not reserved: it finds room, too.
+        let margin = usize::try_from(self.options.segment_bytes / MARGIN_PARTS).unwrap_or(0);
+        let fits_here = self.offset + reserved + margin + HEADER_BYTES <= self.current().bytes;
+        let needed = record::HEAD_BYTES + reserved + margin + 4 * HEADER_BYTES;
+        let fitting = self.spares.iter().filter(|spare| spare.bytes >= needed).count();
+        if !fits_here && fitting < kept + 1 {
             self.make_spare(needed)?;
+        }
+        if self.spares.len() < kept {
+            self.keep_spare()?;
         }
         self.reserved = reserved;
         Ok(())
@@ -321,8 +350,8 @@ impl Wal {
         if !self.spares.iter().any(|spare| spare.bytes >= needed) {
             self.make_spare(needed)?;
         }
-        let fitting = self.spares.iter().position(|spare| spare.bytes >= needed).expect("made above");
-        let spare = self.spares.swap_remove(fitting);
+        let fitting = self.spares.iter().rposition(|spare| spare.bytes >= needed).expect("made above");
+        let spare = self.spares.remove(fitting);
         let head = record::head(id, self.owner, self.hard_state);
         // Before it has its name: a segment whose head cannot be read is damaged, never unfinished.
         self.disk.write(&spare.name, 0, &head)?;
@@ -339,6 +368,15 @@ impl Wal {
         let name = self.spare_name();
         self.disk.create(&name, bytes as u64)?;
         self.spares.push(Spare { name, bytes });
+        Ok(())
+    }
+
+    /// The one for a full disk: used last, so that its zeros need not be written.
+    fn keep_spare(&mut self) -> Result<(), Error> {
+        let bytes = self.options.segment_bytes;
+        let name = self.spare_name();
+        self.disk.allocate(&name, bytes)?;
+        self.spares.insert(0, Spare { name, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) });
         Ok(())
     }
 

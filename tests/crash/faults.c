@@ -1,8 +1,9 @@
 /*
- * Loaded before the server's libraries (LD_PRELOAD): syncs that fail or stall.
+ * Loaded before the server's libraries (LD_PRELOAD): syncs that fail or stall, or writes that find no room.
  *
  * DECKLOG_FAULT_FLAG=file, DECKLOG_FAULT_IN=directory: while the file exists, every sync in the directory fails
- * with EIO. DECKLOG_STALL_FLAG=file: while that exists, they wait.
+ * with EIO. DECKLOG_STALL_FLAG=file: while that exists, they wait. DECKLOG_FAULT_KIND=full: instead, every write
+ * fails with ENOSPC, half of it written.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,11 +16,14 @@
 #include <unistd.h>
 
 static const char *flag, *stall_flag, *fault_in;
+static int full;
 
 __attribute__((constructor)) static void begin(void) {
     flag = getenv("DECKLOG_FAULT_FLAG");
     stall_flag = getenv("DECKLOG_STALL_FLAG");
     fault_in = getenv("DECKLOG_FAULT_IN");
+    const char *kind = getenv("DECKLOG_FAULT_KIND");
+    full = kind && strcmp(kind, "full") == 0;
 }
 
 /* Whether an open file lies in a directory, or is it. */
@@ -43,7 +47,7 @@ static void stall(int fd) {
 
 static int sync_with(const char *name, int fd) {
     stall(fd);
-    if (fails(fd)) {
+    if (!full && fails(fd)) {
         errno = EIO;
         return -1;
     }
@@ -57,10 +61,24 @@ int fdatasync(int fd) { return sync_with("fdatasync", fd); }
 
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned int flags) {
     stall(fd);
-    if (fails(fd)) {
+    if (!full && fails(fd)) {
         errno = EIO;
         return -1;
     }
     int (*real)(int, off64_t, off64_t, unsigned int) = dlsym(RTLD_NEXT, "sync_file_range");
     return real(fd, offset, length, flags);
+}
+
+static ssize_t write_with(int fd, const void *data, size_t length, off64_t offset) {
+    ssize_t (*real)(int, const void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pwrite64");
+    if (!full || !fails(fd)) return real(fd, data, length, offset);
+    if (length > 1 && real(fd, data, length / 2, offset) < 0) return -1;
+    errno = ENOSPC;
+    return -1;
+}
+
+ssize_t pwrite(int fd, const void *data, size_t length, off_t offset) { return write_with(fd, data, length, offset); }
+
+ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
+    return write_with(fd, data, length, offset);
 }

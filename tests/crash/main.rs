@@ -14,6 +14,8 @@ mod leases;
 mod libraries;
 mod log_files;
 mod missing;
+#[path = "../common/peers.rs"]
+mod peers;
 mod power;
 mod process;
 mod recording;

@@ -54,6 +54,10 @@ impl Member {
         Self { data: data.to_owned(), client_port, peer_port, variables: Vec::new() }
     }
 
+    pub fn client_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
     /// The same member with one more environment variable.
     pub fn with_variable(&self, name: &str, value: impl Into<OsString>) -> Self {
         let mut member = self.clone();

@@ -115,7 +115,7 @@ impl Member {
             let (reply, answer) = oneshot::channel();
             self.waiting.push_back(answer);
             let command = Command::from(command.clone()).encode_to_vec().into();
-            proposals.push(Proposal { command, reply, courier: Courier::here() });
+            proposals.push(Proposal { command, makes_room: false, reply, courier: Courier::here() });
         }
         self.node.propose(proposals);
     }

@@ -101,7 +101,12 @@ fn proposals_that_wait_for_a_leader_are_bounded_by_their_bytes() {
     let (mut proposals, mut answers) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         let (reply, answer) = oneshot::channel();
-        proposals.push(Proposal { command: vec![0; 1 << 20].into(), reply, courier: Courier::here() });
+        proposals.push(Proposal {
+            command: vec![0; 1 << 20].into(),
+            makes_room: false,
+            reply,
+            courier: Courier::here(),
+        });
         answers.push(answer);
     }
     consensus.node.propose(proposals);

@@ -52,12 +52,12 @@ impl Node {
         }
         let mut gathered = Gathered::default();
         gathered.push(proposal);
+        if let Err(fault) = self.raw.mut_store().reserve_of_spare(gathered.bytes()) {
+            tracing::warn!(%fault, "the log cannot take a change of members");
+            return gathered.fail(&ConsensusError::NoSpace);
+        }
         let sequence = self.waiting.next_sequence();
         let (data, replies) = gathered.finish(self.id, sequence);
-        if let Err(fault) = self.raw.mut_store().reserve(data.len()) {
-            tracing::warn!(%fault, "the log cannot take a change of members");
-            return replies.fail(&ConsensusError::NoSpace);
-        }
         match self.raw.propose_conf_change(data.into(), self.to_raft(&change)) {
             Ok(()) => {
                 let (index, term) = (self.raw.raft.raft_log.last_index(), self.raw.raft.term);
@@ -174,7 +174,7 @@ impl Node {
     pub fn receive_state(&mut self, received: ReceivedState) {
         let is_ours = received.message.to == self.id.0 && received.members.contains(self.id);
         // Before raft takes it: the log's mark must find room.
-        let has_room = self.raw.mut_store().reserve(0).is_ok();
+        let has_room = self.raw.mut_store().reserve_of_spare(0).is_ok();
         if !is_ours || !has_room {
             tracing::warn!(
                 from = received.message.from,

@@ -212,6 +212,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn allocate(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        self.create(name, bytes)
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
         self.0.lock().files.get(name).map(|contents| contents.now.clone()).ok_or_else(|| missing(name))
     }

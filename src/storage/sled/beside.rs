@@ -4,13 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-
 use super::super::Error;
 use super::super::disk::of_io;
+use super::database::Live;
 use super::engine::{
-    Engine, Live, create_database, database, number_of, read_current, remove_others, reopen, write_current,
+    Engine, create_database, database, number_of, open_again, read_current, remove_others, write_current,
 };
 use super::{SledOptions, SledStore};
 use crate::ids::LogPosition;
@@ -43,13 +41,8 @@ impl Engine {
         let Some(number) = numbers_beside(directory, current)?.pop() else {
             return Ok(None);
         };
-        let live = reopen(directory, number, cache_bytes)?;
-        Ok(Some(Self::over(directory, live, cache_bytes)))
-    }
-
-    fn over(directory: &Path, live: Live, cache_bytes: u64) -> Self {
-        let (directory, live) = (directory.to_owned(), ArcSwap::from_pointee(live));
-        Self { directory, cache_bytes, live, writing: Mutex::default() }
+        let database = open_again(&database(directory, number), cache_bytes)?;
+        Ok(Some(Self::over(directory, Live::new(database, number), cache_bytes)))
     }
 
     /// Names this database as the live one.
@@ -58,6 +51,7 @@ impl Engine {
         if live_number(&self.directory)? == number {
             return Ok(());
         }
+        self.is_live();
         write_current(&self.directory, number)?;
         if let Err(error) = remove_others(&self.directory, number) {
             tracing::warn!(%error, "the files of the store before stay until the next start");

@@ -3,35 +3,29 @@
 
 use std::fs;
 use std::io::Write;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sled::IVec;
 
-use super::super::disk::{make_directory, of_io, sync_names};
-use super::super::{Error, guarded, guarded_open};
+use super::super::Error;
+use super::super::disk::{make_directory, of_io};
 use super::beside::generation;
+use super::database::{Database, Live, SEGMENT_BYTES, of_sled};
+use super::room::{self, Ballast, OPENING_BYTES, with_room};
 use super::rows::{self, Applied};
 
 /// Names the live directory; replaced as a whole.
 const CURRENT: &str = "CURRENT";
 const MAGIC: &str = "decklog store 1 ";
-/// sled writes a page above a quarter of this to a file of its own, which it never syncs. A page holds up to 17
-/// rows, and a row is below 50 KiB: none is that large.
-const SEGMENT_BYTES: usize = 4 << 20;
 /// sled looks at how much its cache holds once per 64 accesses in a shard of it, and it has 256 shards: pages of
 /// blocks, read once each, would pile up to gigabytes. So a row that is read is asked for some times more. Alone it
 /// counts for itself; in turn, it has neighbours in its page (8 to 17) that do so, too.
 const TOUCHES_ALONE: usize = 15;
 const TOUCHES_IN_TURN: usize = 4;
-/// Space that must be left besides what a round needs.
-const SPARE_BYTES: u64 = 16 << 20;
-/// How many bytes of its file sled may take for one that it is given: up to two and a half were seen.
-const FILE_BYTES_PER_BYTE: u64 = 3;
-
 /// Rows to put and to remove, in order.
 #[derive(Default)]
 pub(super) struct Ops(Vec<(Vec<u8>, Option<Vec<u8>>)>);
@@ -43,6 +37,10 @@ impl Ops {
 
     pub fn remove(&mut self, key: Vec<u8>) {
         self.0.push((key, None));
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64).sum()
     }
 
     /// Those whose key `holds`, as sled takes them.
@@ -64,46 +62,20 @@ pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Error> + 'a;
 /// See the module.
 pub(super) struct Engine {
     pub(super) directory: PathBuf,
-    pub(super) cache_bytes: u64,
+    cache_bytes: u64,
     pub(super) live: ArcSwap<Live>,
-    pub(super) writing: Mutex<Writing>,
+    writing: Mutex<Writing>,
+    ballast: Ballast,
+    /// It stands beside the live database, which the ballast is for.
+    is_beside: AtomicBool,
 }
 
 /// Held for a batch, a flush, or a slice of a defragmentation.
 #[derive(Default)]
-pub(super) struct Writing {
+struct Writing {
     copying: Option<Copying>,
     /// A batch was written since the last flush.
     is_unflushed: bool,
-}
-
-/// An open database. sled syncs it once more when it is let go of, and panics when that fails. What counts was flushed
-/// before; and a disk that fails is found by the next flush.
-struct Database {
-    db: Option<sled::Db>,
-    path: PathBuf,
-}
-
-impl Deref for Database {
-    type Target = sled::Db;
-
-    fn deref(&self) -> &sled::Db {
-        self.db.as_ref().expect("it is there until the drop")
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let db = self.db.take();
-        if let Err(error) = guarded(&self.path, || drop(db)) {
-            tracing::warn!(%error, "a database that was let go of could not be synced");
-        }
-    }
-}
-
-pub(super) struct Live {
-    db: Database,
-    pub(super) number: u64,
 }
 
 /// A defragmentation under way: every row below `next` stands in the copy, too.
@@ -122,41 +94,6 @@ pub(super) fn number_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("db-")?.parse().ok()
 }
 
-fn open_database(path: &Path, cache_bytes: u64) -> Result<Database, Error> {
-    make_directory(path).map_err(|source| of_io(path, source))?;
-    write_through(path);
-    let config = sled::Config::new()
-        .path(path)
-        .mode(sled::Mode::HighThroughput)
-        .cache_capacity(cache_bytes)
-        .segment_size(SEGMENT_BYTES)
-        .flush_every_ms(None);
-    let db = guarded_open(path, || config.open())?.map_err(|error| of_sled(path, error))?;
-    write_through(&path.join("db"));
-    // sled syncs neither its settings nor the names of its files, nor its own.
-    let synced = fs::File::open(path.join("conf")).and_then(|file| file.sync_all());
-    let synced =
-        synced.and_then(|()| sync_names(path)).and_then(|()| sync_names(path.parent().unwrap_or(path)));
-    synced.map_err(|source| of_io(path, source))?;
-    Ok(Database { db: Some(db), path: path.to_owned() })
-}
-
-/// Makes every write to a file wait for the device; files made in a directory take it over. sled uses parts of its
-/// file again as soon as it has handed on what replaces them. Without this, a power cut can take what replaces
-/// them and leave what overwrote them.
-fn write_through(path: &Path) {
-    let set = || {
-        let file = fs::File::open(path)?;
-        let flags = rustix::fs::ioctl_getflags(&file)?;
-        rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::SYNC)?;
-        Ok::<(), std::io::Error>(())
-    };
-    if let Err(error) = set() {
-        tracing::warn!(%error, path = %path.display(), "this file system has no synchronous files (chattr +S): \
-            a power cut can damage the store");
-    }
-}
-
 fn touch(db: &sled::Db, key: &[u8], times: usize) -> sled::Result<()> {
     for _ in 0..times {
         db.contains_key(key)?;
@@ -164,47 +101,53 @@ fn touch(db: &sled::Db, key: &[u8], times: usize) -> sled::Result<()> {
     Ok(())
 }
 
-fn of_sled(path: &Path, error: sled::Error) -> Error {
-    match error {
-        // sled tells a lock that is held in words alone.
-        sled::Error::Io(source) if source.to_string().contains("could not acquire lock") => {
-            Error::Locked { path: path.display().to_string() }
-        }
-        // Never `Full`: sled takes nothing any more after a write of its own has failed.
-        sled::Error::Io(source) => Error::Io { path: path.display().to_string(), source },
-        error => Error::Damaged { place: path.display().to_string(), detail: error.to_string() },
-    }
-}
-
 impl Engine {
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, Error> {
         make_directory(directory).map_err(|source| of_io(directory, source))?;
+        let ballast = Ballast::of(directory);
         let live = match read_current(directory)? {
-            Some(number) => reopen(directory, number, cache_bytes)?,
+            Some(number) => {
+                // Before the live one, which may need the room of what was not finished.
+                remove_others(directory, number)?;
+                let path = database(directory, number);
+                let database = with_room(&ballast, || open_again(&path, cache_bytes))?;
+                Live::new(database, number)
+            }
             None => create(directory, cache_bytes)?,
         };
-        remove_others(directory, live.number)?;
-        let path = database(directory, live.number);
-        let live = ArcSwap::from_pointee(live);
-        let engine = Self { directory: directory.to_owned(), cache_bytes, live, writing: Mutex::default() };
+        let engine = Self::over(directory, live, cache_bytes);
+        engine.is_beside.store(false, Ordering::Release);
         if engine.get(rows::APPLIED)?.is_none() {
-            let place = path.display().to_string();
+            let place = database(directory, engine.live.load().number).display().to_string();
             return Err(Error::Damaged {
                 place,
                 detail: "it does not say which entry it stands for".to_owned(),
             });
         }
+        if let Err(error) = engine.check_space(0) {
+            tracing::warn!(%error, "the store has no room to grow");
+        }
         Ok(engine)
     }
 
-    fn fault(&self, error: sled::Error) -> Error {
-        of_sled(&self.directory, error)
+    /// One that stands beside the live one, until `is_live`.
+    pub(super) fn over(directory: &Path, live: Live, cache_bytes: u64) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            cache_bytes,
+            live: ArcSwap::from_pointee(live),
+            writing: Mutex::default(),
+            ballast: Ballast::of(directory),
+            is_beside: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) fn is_live(&self) {
+        self.is_beside.store(false, Ordering::Release);
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
-        let live = self.live.load();
-        let found = guarded(&self.directory, || live.db.get(key))?;
-        found.map_err(|error| self.fault(error))
+        self.get_and_touch(key, 0)
     }
 
     /// A row of a large page, one here and one there.
@@ -218,45 +161,46 @@ impl Engine {
     }
 
     fn get_and_touch(&self, key: &[u8], touches: usize) -> Result<Option<IVec>, Error> {
-        let live = self.live.load();
-        let found = guarded(&self.directory, || {
-            let found = live.db.get(key)?;
-            touch(&live.db, key, touches).map(|()| found)
-        })?;
-        found.map_err(|error| self.fault(error))
+        self.live.load().read(&self.directory, Option::is_some, |db| {
+            let found = db.get(key)?;
+            touch(db, key, touches).map(|()| found)
+        })
     }
 
     /// Visits the rows whose key begins with `prefix`, in order.
     pub fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let live = self.live.load_full();
-        guarded(&self.directory, || {
-            for row in live.db.scan_prefix(prefix) {
-                let (key, value) = row.map_err(|error| self.fault(error))?;
-                touch(&live.db, &key, TOUCHES_IN_TURN).map_err(|error| self.fault(error))?;
+        live.read_once(&self.directory, |db| {
+            for row in db.scan_prefix(prefix) {
+                let (key, value) = row.map_err(|error| of_sled(&self.directory, error))?;
+                touch(db, &key, TOUCHES_IN_TURN).map_err(|error| of_sled(&self.directory, error))?;
                 visit(&key, &value)?;
             }
             Ok(())
-        })?
+        })
     }
 
     /// Writes a batch. The one before must be durable first: once a batch is written, sled takes the space of what it
     /// replaced for the next, and a power cut would leave neither.
+    ///
+    /// # Errors
+    /// `Full`: when `mend` says so, it is not known whether the batch was written. Faults of the disk.
     pub fn apply(&self, ops: &Ops) -> Result<(), Error> {
         let mut writing = self.writing.lock();
         let live = self.live.load_full();
         if writing.is_unflushed {
-            self.flush_database(&live.db, live.number)?;
+            self.flush_live(&live)?;
+            writing.is_unflushed = false;
         }
+        self.take_room(&live, ops.bytes())?;
         writing.is_unflushed = true;
-        let apply = |db: &sled::Db, batch| {
-            guarded(&self.directory, || db.apply_batch(batch))?.map_err(|error| self.fault(error))
-        };
-        apply(&live.db, ops.batch(|_| true))?;
-        if let Some(copying) = &writing.copying
-            && let Err(error) = apply(&copying.db, ops.batch(|key| key < copying.next.as_slice()))
-        {
-            tracing::warn!(%error, "the copy of a defragmentation is begun anew");
-            writing.copying = None;
+        live.write(&self.directory, |db| db.apply_batch(ops.batch(|_| true)))?;
+        if let Some(copying) = &writing.copying {
+            let batch = ops.batch(|key| key < copying.next.as_slice());
+            if let Err(error) = copying.db.write(|db| db.apply_batch(batch)) {
+                tracing::warn!(%error, "the copy of a defragmentation is begun anew");
+                writing.copying = None;
+            }
         }
         Ok(())
     }
@@ -264,14 +208,40 @@ impl Engine {
     pub fn flush(&self) -> Result<(), Error> {
         let mut writing = self.writing.lock();
         let live = self.live.load_full();
-        self.flush_database(&live.db, live.number)?;
+        self.flush_live(&live)?;
         writing.is_unflushed = false;
         Ok(())
     }
 
+    /// Opens the database anew when a write of it has failed for want of room; whether it did. Of the last batch that was
+    /// not flushed, all or nothing is there.
+    ///
+    /// # Errors
+    /// `Full`: nothing works before there is room. Faults of the disk.
+    pub fn mend(&self) -> Result<bool, Error> {
+        let mut writing = self.writing.lock();
+        let live = self.live.load_full();
+        if !live.has_failed() {
+            return Ok(false);
+        }
+        writing.copying = None;
+        self.remove_copies(live.number)?;
+        let path = database(&self.directory, live.number);
+        // While there is no room, what can be read of it goes on being read.
+        with_room(&self.ballast, || room::probe(&self.directory, OPENING_BYTES))?;
+        with_room(&self.ballast, || live.reopen(|| open_again(&path, self.cache_bytes)))?;
+        writing.is_unflushed = false;
+        tracing::info!("the store was opened anew after a write that found no room");
+        Ok(true)
+    }
+
+    fn flush_live(&self, live: &Live) -> Result<(), Error> {
+        live.write(&self.directory, |db| db.flush())?;
+        self.sync(live.number)
+    }
+
     /// sled hands its writes to the device but syncs neither its cache nor the file's length: done here.
-    fn flush_database(&self, db: &sled::Db, number: u64) -> Result<(), Error> {
-        guarded(&self.directory, || db.flush())?.map_err(|error| self.fault(error))?;
+    fn sync(&self, number: u64) -> Result<(), Error> {
         let path = database(&self.directory, number).join("db");
         let synced = fs::File::open(&path).and_then(|file| file.sync_data());
         synced.map_err(|source| of_io(&path, source))
@@ -293,64 +263,117 @@ impl Engine {
         size(&database(&self.directory, self.live.load().number))
     }
 
+    /// Takes room for so many bytes more, besides the ballast.
+    ///
     /// # Errors
-    /// `Full` when the file system has no room for so many bytes more.
+    /// `Full` when the file system has none; faults of the disk.
     pub fn check_space(&self, bytes: u64) -> Result<(), Error> {
-        let found =
-            rustix::fs::statvfs(&self.directory).map_err(|error| of_io(&self.directory, error.into()))?;
-        let free = found.f_bavail.saturating_mul(found.f_frsize);
-        if free < bytes.saturating_mul(FILE_BYTES_PER_BYTE).saturating_add(SPARE_BYTES) {
-            return Err(Error::Full { path: self.directory.display().to_string() });
+        if !self.is_beside.load(Ordering::Acquire) {
+            self.ballast.refill()?;
         }
-        Ok(())
+        self.take(self.live.load().number, bytes)
+    }
+
+    pub fn is_nearly_full(&self) -> bool {
+        room::is_nearly_full(&self.directory)
+    }
+
+    fn take(&self, number: u64, bytes: u64) -> Result<(), Error> {
+        let needed = room::needed(bytes, SEGMENT_BYTES);
+        room::take(&database(&self.directory, number).join("db"), needed, SEGMENT_BYTES)
+    }
+
+    /// For what has been accepted: the ballast is there for it.
+    fn take_room(&self, live: &Live, bytes: u64) -> Result<(), Error> {
+        self.take_or_give(live.number, bytes, OPENING_BYTES)
+    }
+
+    fn take_or_give(&self, number: u64, bytes: u64, keep: u64) -> Result<(), Error> {
+        match self.take(number, bytes) {
+            Err(Error::Full { .. }) if !self.is_beside.load(Ordering::Acquire) => {
+                let needed = room::needed(bytes, SEGMENT_BYTES) + SEGMENT_BYTES;
+                self.ballast.give(needed, keep)?;
+                self.take(number, bytes)
+            }
+            taken => taken,
+        }
     }
 
     /// Copies some rows into a fresh database; `false` when it has taken the old one's place.
+    ///
+    /// # Errors
+    /// `Full`: the copy has been given up. Faults of the disk.
     pub fn defragment(&self, rows: usize) -> Result<bool, Error> {
         let mut writing = self.writing.lock();
-        let mut copy = match writing.copying.take() {
-            Some(copy) => copy,
-            None => self.begin_copy()?,
-        };
-        self.check_space(SPARE_BYTES)?;
         let live = self.live.load_full();
+        let copy = match writing.copying.take() {
+            Some(copy) => Ok(copy),
+            None => self.begin_copy(live.number),
+        };
+        match copy.and_then(|copy| self.copy_slice(&live, copy, rows)) {
+            Ok((copy, true)) => {
+                writing.copying = Some(copy);
+                return Ok(true);
+            }
+            Ok((copy, false)) => {
+                write_current(&self.directory, copy.number)?;
+                self.live.store(Arc::new(Live::new(copy.db, copy.number)));
+                writing.is_unflushed = false;
+            }
+            Err(error) => {
+                self.remove_copies(live.number)?;
+                return Err(error);
+            }
+        }
+        drop(live);
+        // Readers may still hold the old one; its files go when they let go of it.
+        self.remove_copies(self.live.load().number)?;
+        Ok(false)
+    }
+
+    /// # Errors
+    /// `Damaged` when another is named as the live one, because what followed its naming has failed.
+    fn remove_copies(&self, live: u64) -> Result<(), Error> {
+        if read_current(&self.directory)? != Some(live) {
+            let place = self.directory.join(CURRENT).display().to_string();
+            return Err(Error::Damaged { place, detail: "it names another store than this".to_owned() });
+        }
+        remove_others(&self.directory, live)
+    }
+
+    /// Copies some rows; `true` when there may be more.
+    fn copy_slice(&self, live: &Live, mut copy: Copying, rows: usize) -> Result<(Copying, bool), Error> {
         let mut batch = sled::Batch::default();
-        let (mut copied, mut last) = (0, None);
-        let from = copy.next.clone();
-        guarded(&self.directory, || {
-            for row in live.db.range(from..).take(rows) {
-                let (key, value) = row?;
-                touch(&live.db, &key, TOUCHES_IN_TURN)?;
+        let (mut copied, mut bytes, mut last) = (0, 0, None);
+        live.read_once(&self.directory, |db| {
+            let wrong = |error| of_sled(&self.directory, error);
+            for row in db.range(copy.next.as_slice()..).take(rows) {
+                let (key, value) = row.map_err(wrong)?;
+                touch(db, &key, TOUCHES_IN_TURN).map_err(wrong)?;
+                bytes += (key.len() + value.len()) as u64;
                 batch.insert(&key, value);
                 copied += 1;
                 last = Some(key);
             }
-            copy.db.apply_batch(batch)
-        })?
-        .map_err(|error| self.fault(error))?;
+            Ok(())
+        })?;
+        // All of it: when something is to be opened, the copy goes.
+        self.take_or_give(copy.number, bytes, 0)?;
+        copy.db.write(|db| db.apply_batch(batch).and_then(|()| db.flush()))?;
         // With each slice: what sled has written twice it uses again only after a flush.
-        self.flush_database(&copy.db, copy.number)?;
+        self.sync(copy.number)?;
         if let Some(last) = last {
             copy.next = [&last, &[0][..]].concat();
         }
-        if copied == rows {
-            writing.copying = Some(copy);
-            return Ok(true);
-        }
-        write_current(&self.directory, copy.number)?;
-        self.live.store(Arc::new(Live { db: copy.db, number: copy.number }));
-        writing.is_unflushed = false;
-        drop(live);
-        // Readers may still hold the old one; its files go when they let go of it.
-        remove_others(&self.directory, copy.number)?;
-        Ok(false)
+        Ok((copy, copied == rows))
     }
 
-    fn begin_copy(&self) -> Result<Copying, Error> {
-        let number = self.live.load().number + 1;
+    fn begin_copy(&self, live: u64) -> Result<Copying, Error> {
+        let number = live + 1;
         // What a copy that failed has left.
-        remove_others(&self.directory, number - 1)?;
-        let db = open_database(&database(&self.directory, number), self.cache_bytes)?;
+        self.remove_copies(live)?;
+        let path = database(&self.directory, number);
+        let db = with_room(&self.ballast, || Database::open(&path, self.cache_bytes))?;
         Ok(Copying { db, number, next: Vec::new() })
     }
 }
@@ -371,30 +394,29 @@ pub(super) fn create_database(directory: &Path, number: u64, cache_bytes: u64) -
     if path.exists() {
         fs::remove_dir_all(&path).map_err(|source| of_io(&path, source))?;
     }
-    let db = open_database(&path, cache_bytes)?;
-    let written = guarded(directory, || {
+    let db = Database::open(&path, cache_bytes)?;
+    db.write(|db| {
         db.insert(rows::APPLIED, rows::encode_applied(Applied::default()))?;
         db.flush()
     })?;
-    written.map_err(|error| of_sled(&path, error))?;
     let file = path.join("db");
     fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
-    Ok(Live { db, number })
+    Ok(Live::new(db, number))
 }
 
-pub(super) fn reopen(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
-    let path = database(directory, number);
+/// Opens a database that has been in use.
+pub(super) fn open_again(path: &Path, cache_bytes: u64) -> Result<Database, Error> {
     let is_there = fs::metadata(path.join("db")).is_ok_and(|found| found.len() > 0);
     if !is_there {
         let place = path.display().to_string();
         let detail = "it is missing: the store was removed, or is not whole".to_owned();
         return Err(Error::Damaged { place, detail });
     }
-    remove_unfinished(&path).map_err(|source| of_io(&path, source))?;
+    remove_unfinished(path).map_err(|source| of_io(path, source))?;
     // Recovery gives away the space of what is old. What makes it so may have been written and not flushed.
     let file = path.join("db");
     fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
-    Ok(Live { db: open_database(&path, cache_bytes)?, number })
+    Database::open(path, cache_bytes)
 }
 
 /// sled takes a snapshot that it was writing when the process ended for a whole one, and then for a damaged one.

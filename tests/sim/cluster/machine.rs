@@ -406,7 +406,11 @@ impl Life {
 
 fn proposal(command: &Command) -> (Proposal, Answer) {
     let (reply, answer) = oneshot::channel();
-    (Proposal { command: command.encode_to_vec().into(), reply, courier: Courier::here() }, answer)
+    let makes_room = false;
+    (
+        Proposal { command: command.encode_to_vec().into(), makes_room, reply, courier: Courier::here() },
+        answer,
+    )
 }
 
 /// The state that every member of a new cluster begins with.

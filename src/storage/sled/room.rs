@@ -1,0 +1,152 @@
+//! Room on the file system. Owns the ballast, a file that holds room for what must go on when there is none, and says what
+//! sled's file needs before it is written. Nothing is ever written into the ballast.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, StatVfs};
+
+use super::super::Error;
+use super::super::disk::of_io;
+
+/// Bytes of the ballast.
+const BALLAST_BYTES: u64 = 40 << 20;
+/// Below so many bytes of ballast, what would only fill the disk further is refused. What is between is given to rounds that
+/// had been acknowledged before the disk was found full.
+const LOW_BYTES: u64 = 24 << 20;
+/// Kept for opening: sled ends the segment that it was writing (4 MiB) and lists its pages in a new file.
+pub(super) const OPENING_BYTES: u64 = 8 << 20;
+/// With less free, rounds must stay small: what is on the way to the store must find room in the ballast.
+const NEARLY_FULL_BYTES: u64 = 256 << 20;
+/// How many bytes of its file sled may take for one that it is given: up to two and a half were seen.
+const FILE_BYTES_PER_BYTE: u64 = 3;
+
+/// See the module.
+pub(super) struct Ballast {
+    path: PathBuf,
+}
+
+impl Ballast {
+    pub fn of(directory: &Path) -> Self {
+        Self { path: directory.join("ballast") }
+    }
+
+    /// Bytes that it holds.
+    pub fn held(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |found| found.len())
+    }
+
+    /// Makes it whole, if there is room for that.
+    ///
+    /// # Errors
+    /// `Full` when less is left of it than what must stay; faults of the disk.
+    pub fn refill(&self) -> Result<(), Error> {
+        let held = self.held();
+        match self.resize(held, BALLAST_BYTES) {
+            Err(Error::Full { .. }) if held >= LOW_BYTES => Ok(()),
+            resized => resized,
+        }
+    }
+
+    /// Gives up to so many bytes back to the file system, but keeps some; how many were given.
+    ///
+    /// # Errors
+    /// Faults of the disk.
+    pub fn give(&self, bytes: u64, keep: u64) -> Result<u64, Error> {
+        let held = self.held();
+        let given = bytes.min(held.saturating_sub(keep));
+        if given > 0 {
+            self.resize(held, held - given)?;
+        }
+        Ok(given)
+    }
+
+    fn resize(&self, held: u64, bytes: u64) -> Result<(), Error> {
+        if held == bytes {
+            return Ok(());
+        }
+        let resize = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path)?;
+            file.set_len(bytes)?;
+            if bytes > held
+                && let Err(error) = allocate(&file, held, bytes - held)
+            {
+                // What it says that it holds is there.
+                file.set_len(held)?;
+                return Err(error);
+            }
+            Ok(())
+        };
+        resize().map_err(|source| of_io(&self.path, source))
+    }
+}
+
+/// Does what needs a little room of the file system, and gives it some of the ballast while it finds none.
+pub(super) fn with_room<T>(
+    ballast: &Ballast,
+    mut attempt: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    loop {
+        match attempt() {
+            Err(Error::Full { .. }) if ballast.give(OPENING_BYTES, 0)? > 0 => {}
+            done => return done,
+        }
+    }
+}
+
+/// What sled's file may grow by when it is given so many bytes. It grows by whole segments.
+pub(super) fn needed(bytes: u64, segment_bytes: u64) -> u64 {
+    bytes.saturating_mul(FILE_BYTES_PER_BYTE).saturating_add(segment_bytes)
+}
+
+/// Takes room behind the end of a file, so that it can grow by so many bytes whatever others write. What is there already
+/// counts; the file's length stays.
+///
+/// # Errors
+/// `Full`; faults of the disk.
+pub(super) fn take(path: &Path, bytes: u64, segment_bytes: u64) -> Result<(), Error> {
+    let take = || -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        let length = file.metadata()?.len();
+        allocate(&file, length, length.next_multiple_of(segment_bytes) - length + bytes)
+    };
+    take().map_err(|source| of_io(path, source))
+}
+
+/// The blocks of a part of a file, or of what may become one.
+fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes) {
+        // This file system cannot promise room: then it is looked at.
+        Err(rustix::io::Errno::OPNOTSUPP) => check_free(rustix::fs::fstatvfs(file)?, bytes),
+        allocated => Ok(allocated?),
+    }
+}
+
+pub(super) fn is_nearly_full(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory).is_ok_and(|found| check_free(found, NEARLY_FULL_BYTES).is_err())
+}
+
+/// Looks whether so many bytes can be written now, by doing what needs them.
+///
+/// # Errors
+/// `Full`; faults of the disk.
+pub(super) fn probe(directory: &Path, bytes: u64) -> Result<(), Error> {
+    let path = directory.join("probe");
+    let probe = || -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        allocate(&file, 0, bytes)?;
+        file.write_all_at(&[0; 1 << 12], 0)
+    };
+    let probed = probe();
+    let removed = fs::remove_file(&path);
+    probed.and(removed).map_err(|source| of_io(&path, source))
+}
+
+fn check_free(found: StatVfs, bytes: u64) -> io::Result<()> {
+    if found.f_bavail.saturating_mul(found.f_frsize) < bytes {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
+}
