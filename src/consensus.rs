@@ -36,7 +36,7 @@ pub use reads::{Granted, ReadReply};
 pub const MAX_APPLY_BACKLOG: u64 = 5000;
 
 /// Why a proposal or a linearizable read failed. Only `Rejected` and the refusals before the log
-/// (`TooManyRequests`, `TooLarge`, `NoLeader`, `NoSpace`, `TimeoutWithoutLeader`) say that nothing was changed.
+/// (`TooManyRequests`, `TooLarge`, `NoLeader`, `NoSpace`) say that nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConsensusError {
     /// Apply refused the command.
@@ -57,7 +57,7 @@ pub enum ConsensusError {
     NotLeader,
     #[error("request timed out")]
     Timeout,
-    /// There was no leader to propose to for as long as the request could wait: nothing was done.
+    /// There was no leader to propose to for as long as the request could wait.
     #[error("context deadline exceeded")]
     TimeoutWithoutLeader,
     /// The leader was lost while the request was on its way.

@@ -86,7 +86,7 @@ impl Handle {
         let proposal = Proposal { command, makes_room, reply, courier: Courier::here() };
         self.events.try_send_below(MAX_QUEUED_REQUESTS, event(proposal)).map_err(of_refusal)?;
         self.progress.pending.fetch_add(1, Ordering::Relaxed);
-        let leaders_before = (status.leader == MemberId(0)).then(|| self.progress.leader_changes());
+        let leaders_before = (!self.progress.has_leader()).then(|| self.progress.leader_changes());
         Ok(Ordered { outcome, handle: self.clone(), began: Instant::now(), leaders_before })
     }
 

@@ -92,6 +92,11 @@ impl Progress {
         }
     }
 
+    /// Whether raft knows a leader, also while a turn stalls.
+    pub(super) fn has_leader(&self) -> bool {
+        self.leader.load(Ordering::Acquire) != 0
+    }
+
     /// Whether `start` lies in the last `before` ahead of the present leader's beginning: then a leader was lost under a
     /// request of that time.
     pub(super) fn lost_leader_around(&self, start: Instant, before: Duration) -> bool {

@@ -158,6 +158,7 @@ impl Runner {
                 self.count_connection(false);
             }
             self.consensus.unreachable(self.member);
+            self.lose_waiting();
             let Err(status) = ended else { return };
             if says_removed(&status) {
                 tracing::error!("{}", status.message());
@@ -185,9 +186,7 @@ impl Runner {
         self.connected = Some(self.consensus.progress().connections.begin(self.member));
         self.count_connection(true);
         // What waited for a connection is old by now.
-        while let Ok(old) = self.messages.try_recv() {
-            self.bytes.fetch_sub(bytes_of(&old), Ordering::Relaxed);
-        }
+        self.lose_waiting();
         let mut pings = tokio::time::interval(ECHO_INTERVAL);
         let mut echoed = Instant::now();
         loop {
@@ -210,6 +209,15 @@ impl Runner {
             };
             let sent = batches.send_timeout(batch, ECHO_TIMEOUT).await;
             sent.map_err(|_full| Status::unavailable("it takes no more messages"))?;
+        }
+    }
+
+    /// What waits finds no way, and is old by the time there is one.
+    fn lose_waiting(&mut self) {
+        let to = format!("{:x}", self.member.0);
+        while let Ok(lost) = self.messages.try_recv() {
+            self.bytes.fetch_sub(bytes_of(&lost), Ordering::Relaxed);
+            self.peers.0.metrics.peer_sent_failures.with_label_values(&[&to]).inc();
         }
     }
 

@@ -24,8 +24,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub const LEASE: i64 = 77;
 pub const KEY: &str = "key";
 const NOBODY: i64 = 404;
-/// Above every time that a server takes, but for what etcd never answers.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Above every time that a server takes.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Whom to ask, and how.
 #[derive(Clone)]
