@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use decklog::wire::etcdserverpb::kv_client::KvClient;
@@ -37,6 +38,8 @@ pub struct Member {
 pub struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Ends when the server has closed its stderr.
+    reader: Option<JoinHandle<()>>,
     pub channel: Channel,
 }
 
@@ -99,14 +102,10 @@ impl Member {
             move || follow_log(stderr, &log, ready)
         });
         let channel = Endpoint::from_shared(client_url).expect("a valid address").connect_lazy();
-        let mut process = Process { child, log, channel };
+        let mut process = Process { child, log, reader: Some(reader), channel };
         match tokio::time::timeout(START_DEADLINE, is_ready).await {
             Ok(Ok(())) => Ok(process),
-            Ok(Err(_)) => {
-                let ended = process.wait_for_end().await;
-                reader.join().expect("the reader of the log does not panic");
-                Err(Ended { log: process.log().clone(), ..ended })
-            }
+            Ok(Err(_)) => Err(process.wait_for_end().await),
             Err(_) => panic!("the server does not serve; its log:\n{}", process.log()),
         }
     }
@@ -137,10 +136,14 @@ impl Process {
                 }
             }
         };
-        match tokio::time::timeout(END_DEADLINE, end).await {
-            Ok(status) => Ended { status, log: self.log().clone() },
-            Err(_) => panic!("the server goes on; its log:\n{}", self.log()),
+        let Ok(status) = tokio::time::timeout(END_DEADLINE, end).await else {
+            panic!("the server goes on; its log:\n{}", self.log());
+        };
+        // What it wrote last may still be on its way.
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader of the log does not panic");
         }
+        Ended { status, log: self.log().clone() }
     }
 
     /// What it wrote to stderr so far.

@@ -26,6 +26,7 @@ const MAGIC: &str = "decklog store 1 ";
 /// counts for itself; in turn, it has neighbours in its page (8 to 17) that do so, too.
 const TOUCHES_ALONE: usize = 15;
 const TOUCHES_IN_TURN: usize = 4;
+
 /// Rows to put and to remove, in order.
 #[derive(Default)]
 pub(super) struct Ops(Vec<(Vec<u8>, Option<Vec<u8>>)>);
@@ -263,14 +264,15 @@ impl Engine {
         size(&database(&self.directory, self.live.load().number))
     }
 
-    /// Takes room for so many bytes more, besides the ballast.
+    /// Takes room for so many bytes more, besides the ballast. For a whole store, received beside, it is only looked at.
     ///
     /// # Errors
     /// `Full` when the file system has none; faults of the disk.
     pub fn check_space(&self, bytes: u64) -> Result<(), Error> {
-        if !self.is_beside.load(Ordering::Acquire) {
-            self.ballast.refill()?;
+        if self.is_beside.load(Ordering::Acquire) {
+            return room::look(&self.directory, bytes.saturating_add(SEGMENT_BYTES));
         }
+        self.ballast.refill()?;
         self.take(self.live.load().number, bytes)
     }
 
@@ -378,8 +380,7 @@ impl Engine {
     }
 }
 
-/// The first database of a directory. Named as the live one when it is whole: one that is named and not there was
-/// removed.
+/// The first database of a directory, named as the live one when it is whole: one that is named and not there was removed.
 fn create(directory: &Path, cache_bytes: u64) -> Result<Live, Error> {
     const FIRST: u64 = 1;
     refuse_foreign(directory)?;

@@ -118,6 +118,8 @@ pub(super) fn take(path: &Path, bytes: u64, segment_bytes: u64) -> Result<(), Er
 /// The blocks of a part of a file, or of what may become one.
 fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes) {
+        // More than a file can ever hold.
+        Err(rustix::io::Errno::FBIG) => Err(io::ErrorKind::StorageFull.into()),
         // This file system cannot promise room: then it is looked at.
         Err(rustix::io::Errno::OPNOTSUPP) => check_free(rustix::fs::fstatvfs(file)?, bytes),
         allocated => Ok(allocated?),
@@ -125,7 +127,16 @@ fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
 }
 
 pub(super) fn is_nearly_full(directory: &Path) -> bool {
-    rustix::fs::statvfs(directory).is_ok_and(|found| check_free(found, NEARLY_FULL_BYTES).is_err())
+    matches!(look(directory, NEARLY_FULL_BYTES), Err(Error::Full { .. }))
+}
+
+/// Looks whether so many bytes are free, and takes nothing.
+///
+/// # Errors
+/// `Full`; faults of the disk.
+pub(super) fn look(directory: &Path, bytes: u64) -> Result<(), Error> {
+    let found = rustix::fs::statvfs(directory).map_err(std::io::Error::from);
+    found.and_then(|found| check_free(found, bytes)).map_err(|source| of_io(directory, source))
 }
 
 /// Looks whether so many bytes can be written now, by doing what needs them.

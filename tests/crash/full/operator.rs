@@ -47,10 +47,10 @@ async fn an_operator_makes_room_with_etcdctl_alone() {
             written.put_until_refused(&process, false).await;
         }
         written.check(&process).await;
-        let status = etcdctl(&program, &member, &["endpoint", "status", "--write-out=fields"]);
         room(&disk, "full");
         etcdctl(&program, &member, &["get", "key-", "--prefix", "--keys-only"]);
         etcdctl(&program, &member, &["del", "key-", "--prefix"]);
+        let status = etcdctl(&program, &member, &["endpoint", "status", "--write-out=fields"]);
         let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
         room(&disk, "deleted");
         etcdctl(&program, &member, &["compact", revision.expect("a status has a revision"), "--physical"]);
