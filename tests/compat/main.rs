@@ -78,8 +78,7 @@ async fn random_programs_have_the_same_answers() {
     let seed: u64 = setting("DECKLOG_COMPAT_SEED").unwrap_or_else(rand::random);
     println!("DECKLOG_COMPAT_SEED={seed}");
     let Some(programs) = Programs::find("random_programs_have_the_same_answers") else { return };
-    let pair = programs.start().await;
-    run_programs(pair, seed, setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS)).await;
+    run_programs(&programs, 1, seed, setting("DECKLOG_COMPAT_PROGRAMS").unwrap_or(DEFAULT_PROGRAMS)).await;
 }
 
 /// Any member answers as etcd does, once it has applied what the others have acknowledged.
@@ -90,22 +89,29 @@ async fn random_programs_have_the_same_answers_from_any_member() {
     let Some(programs) = Programs::find("random_programs_have_the_same_answers_from_any_member") else {
         return;
     };
-    let pair = programs.start_members(MEMBERS, seed).await;
     let count = setting("DECKLOG_COMPAT_CLUSTER_PROGRAMS").unwrap_or(DEFAULT_CLUSTER_PROGRAMS);
-    run_programs(pair, seed, count).await;
+    run_programs(&programs, MEMBERS, seed, count).await;
 }
 
-async fn run_programs(mut pair: Pair, seed: u64, count: u64) {
+/// etcd 3.5 ends itself with this when a compaction removes what a put looks for at the same time.
+const CRASH_OF_ETCD: &str = "range failed to find revision pair";
+const MAX_CRASHES_OF_ETCD: u64 = 3;
+
+async fn run_programs(programs: &Programs, members: usize, seed: u64, count: u64) {
+    let mut pair = programs.start_members(members, seed).await;
     pair.prepare().await.expect("both servers can be prepared");
+    let mut crashes = 0;
     for index in 0..count {
         let program = programs::program(seed, index, STEPS);
-        if let Err(difference) = pair.run(&program).await {
-            panic!(
-                "seed {seed}, program {index}: {difference}\n  step: {:?}{}",
-                program.get(difference.step),
-                pair.ends().await
-            );
-        }
+        let Err(difference) = pair.run(&program).await else { continue };
+        let ends = pair.ends().await;
+        let step = program.get(difference.step);
+        let is_etcds = ends.contains(CRASH_OF_ETCD) && crashes < MAX_CRASHES_OF_ETCD;
+        assert!(is_etcds, "seed {seed}, program {index}: {difference}\n  step: {step:?}{ends}");
+        println!("etcd crashed in program {index}, by a bug of its own: the rest goes to new servers");
+        crashes += 1;
+        pair = programs.start_members(members, seed).await;
+        pair.prepare().await.expect("both servers can be prepared");
     }
     for (kind, count) in &pair.tally {
         println!("{count:6} {kind}");
