@@ -153,9 +153,11 @@ async fn judge_left(recording: &Recording, library: &Path, left: &Left) -> usize
     count
 }
 
-/// Starts on a copy of the files, and cuts the power in every sync of that start.
+/// Starts on a copy of the files, and cuts the power in every sync of that start. The copy stands where files can be
+/// synchronous.
 async fn judge_recovery(recording: &Recording, library: &Path, left: &Left) -> usize {
-    let (root, trace) = (left.place.with_extension("again"), left.place.with_extension("trace"));
+    let copy = recording.folder().join(left.place.file_name().expect("it has a name"));
+    let (root, trace) = (copy.with_extension("again"), copy.with_extension("trace"));
     crate::damage::copy_directory(&left.place, &root);
     let mut model = DiskModel::new(&root);
     let member = recorded(&Member::new(&root.join("data")), library, &root, &trace);
@@ -195,7 +197,8 @@ async fn power_cut_at_every_sync_point() {
     let began = Instant::now();
     let recording = Arc::new(record(folder.path(), &library, seed, &COURSES).await);
     println!("recorded in {:?}: {}", began.elapsed(), recording.crowd.summary());
-    if has_synchronous_files(folder.path()) {
+    let synchronous = has_synchronous_files(folder.path());
+    if synchronous {
         recording.check_engine();
         recording.check_synchronous();
     } else {
@@ -226,9 +229,10 @@ async fn power_cut_at_every_sync_point() {
                 None => break,
             }
         }
-        let Some(next) = next else {
+        let Some(mut next) = next else {
             continue;
         };
+        next.cuts_recovery &= synchronous;
         *kinds.entry(next.cut.kind.clone()).or_default() += 1;
         let (recording, library) = (recording.clone(), library.clone());
         judges.spawn(async move {

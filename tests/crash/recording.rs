@@ -179,14 +179,25 @@ impl Recording {
         assert!(used_again >= MIN_USED_AGAIN, "too seldom to show anything");
     }
 
-    /// Every write to a file of the engine was durable when it returned: the file was synchronous. A cut in the right
-    /// moment would show it, too, but hardly one in a hundred of those that could.
+    /// Every write to a file of the engine was durable when it returned, and every name that it gave: files and directory
+    /// were synchronous. A cut in the right moment would show it, too, but hardly one in a hundred of those that could.
     pub fn check_synchronous(&self) {
-        let (mut engine, mut writes) = (HashMap::new(), 0);
+        let (mut engine, mut writes, mut names) = (HashMap::new(), 0, 0);
         for (number, Record { position, action }) in self.records.iter().enumerate() {
+            let is_killed_before =
+                |next: &Record| self.phases.range(position + 1..=next.position).next().is_some();
             match action {
                 Action::Create { path, file } if is_of_engine(path) => {
                     engine.insert(*file, path);
+                }
+                Action::Rename { to, .. } if is_of_engine(to) => {
+                    let Some([begin, end]) = self.records.get(number + 1..number + 3) else {
+                        continue;
+                    };
+                    let is_synced = matches!(&end.action, Action::SyncEnd { path, .. } if Some(path.as_path()) == to.parent());
+                    let is_killed = is_killed_before(begin) || is_killed_before(end);
+                    assert!(is_synced || is_killed, "the name {} is not synchronous", to.display());
+                    names += u64::from(is_synced);
                 }
                 Action::Write { file, .. } if engine.contains_key(file) => {
                     let Some(next) = self.records.get(number + 1) else {
@@ -194,9 +205,8 @@ impl Recording {
                     };
                     let is_synced =
                         matches!(next.action, Action::SyncBegin { file: synced, .. } if synced == *file);
-                    let is_killed = self.phases.range(position + 1..=next.position).next().is_some();
                     assert!(
-                        is_synced || is_killed,
+                        is_synced || is_killed_before(next),
                         "a write to {} is not synchronous",
                         engine[file].display()
                     );
@@ -205,7 +215,7 @@ impl Recording {
                 _ => {}
             }
         }
-        assert!(writes > 0, "the engine wrote nothing");
+        assert!(writes > 0 && names > 0, "the engine wrote nothing");
     }
 
     /// The syncs, by their records, before which a write replaced durable bytes of the engine's file.
@@ -230,6 +240,11 @@ impl Recording {
             model.apply(&record.action);
         }
         syncs
+    }
+
+    /// Where the recorded files stand: on a file system that counts, unlike where the cuts are put together.
+    pub fn folder(&self) -> &Path {
+        self.root.parent().expect("the root stands in a folder")
     }
 
     /// A path as a kind of file: relative, with its numbers left out.

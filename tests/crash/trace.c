@@ -146,6 +146,22 @@ static void note_write(int fd, const char *path, uint64_t offset, const void *da
     note(SYNC_END, path, "", file, syncs, "", 0);
 }
 
+/* A name. In a synchronous directory (chattr +S) it is synced when the call returns. */
+static void note_name(enum op op, const char *path, const char *other, uint64_t file) {
+    char above[PATH_MAX];
+    int flags = 0;
+    note(op, path, other, file, 0, "", 0);
+    snprintf(above, sizeof above, "%s", op == RENAME ? other : path);
+    *strrchr(above, '/') = 0;
+    int fd = syscall(SYS_openat, AT_FDCWD, above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) fail(above);
+    if (is_below(above) && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 && flags & FS_SYNC_FL) {
+        note(SYNC_BEGIN, above, "", of_fd(fd), ++syncs, "", 0);
+        note(SYNC_END, above, "", of_fd(fd), syncs, "", 0);
+    }
+    syscall(SYS_close, fd);
+}
+
 /* Opening. */
 
 static int open_any(int directory, const char *path, int flags, mode_t mode) {
@@ -156,7 +172,7 @@ static int open_any(int directory, const char *path, int flags, mode_t mode) {
     struct stat before;
     int was_there = stat(whole, &before) == 0;
     int fd = real(directory, path, flags, mode);
-    if (fd >= 0 && !was_there) note(CREATE, whole, "", of_fd(fd), 0, "", 0);
+    if (fd >= 0 && !was_there) note_name(CREATE, whole, "", of_fd(fd));
     if (fd >= 0 && was_there && flags & O_TRUNC && before.st_size > 0) note(TRUNCATE, whole, "", of_fd(fd), 0, "", 0);
     pthread_mutex_unlock(&lock);
     return fd;
@@ -231,7 +247,7 @@ int mkdir(const char *path, mode_t mode) {
     if (!resolve(AT_FDCWD, path, whole)) return REAL(mkdir)(path, mode);
     pthread_mutex_lock(&lock);
     int result = REAL(mkdir)(path, mode);
-    if (result == 0) note(MKDIR, whole, "", of_path(whole), 0, "", 0);
+    if (result == 0) note_name(MKDIR, whole, "", of_path(whole));
     pthread_mutex_unlock(&lock);
     return result;
 }
@@ -242,7 +258,7 @@ int rename(const char *from, const char *to) {
     if (!from_here && !to_here) return REAL(rename)(from, to);
     pthread_mutex_lock(&lock);
     int result = REAL(rename)(from, to);
-    if (result == 0) note(RENAME, whole, other, of_path(other), 0, "", 0);
+    if (result == 0) note_name(RENAME, whole, other, of_path(other));
     pthread_mutex_unlock(&lock);
     return result;
 }
@@ -252,7 +268,7 @@ static int remove_any(int directory, const char *path, int flags) {
     if (!resolve(directory, path, whole)) return REAL(unlinkat)(directory, path, flags);
     pthread_mutex_lock(&lock);
     int result = REAL(unlinkat)(directory, path, flags);
-    if (result == 0) note(REMOVE, whole, "", 0, 0, "", 0);
+    if (result == 0) note_name(REMOVE, whole, "", 0);
     pthread_mutex_unlock(&lock);
     return result;
 }

@@ -69,6 +69,11 @@ impl Database {
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, Error> {
         make_directory(path).map_err(|source| of_io(path, source))?;
         write_through(path);
+        // Before sled clears up in it: in a file that was copied here, that would not be synchronous.
+        let file = path.join("db");
+        if file.exists() {
+            write_through(&file);
+        }
         let config = sled::Config::new()
             .path(path)
             .mode(sled::Mode::HighThroughput)
@@ -76,7 +81,7 @@ impl Database {
             .segment_size(usize::try_from(SEGMENT_BYTES).expect("it fits"))
             .flush_every_ms(None);
         let db = guarded_open(path, || config.open())?.map_err(|error| of_sled(path, error))?;
-        write_through(&path.join("db"));
+        write_through(&file);
         // sled syncs neither its settings nor the names of its files, nor its own.
         let synced = fs::File::open(path.join("conf")).and_then(|file| file.sync_all());
         let synced =
@@ -244,9 +249,10 @@ fn wake(db: &sled::Db, path: &Path) {
     }
 }
 
-/// Makes every write to a file wait for the device; files made in a directory take it over. sled uses parts of its
-/// file again as soon as it has handed on what replaces them. Without this, a power cut can take what replaces
-/// them and leave what overwrote them.
+/// Makes every write to a file wait for the device, and every change of a name in a directory; files made there take
+/// it over. sled uses parts of its file again as soon as it has handed on what replaces them, and when it opens, it clears
+/// parts that only the list of pages before needed as soon as it has named the next list. Without this, a power cut can
+/// take what replaces them and leave what overwrote them.
 fn write_through(path: &Path) {
     let set = || {
         let file = fs::File::open(path)?;
