@@ -28,6 +28,9 @@ const MAX_QUEUED_MESSAGES: usize = 4096;
 const MAX_QUEUED_BATCHES: usize = 256;
 /// Bytes of entries in memory above which a follower takes no more while its store has no room.
 const MAX_BYTES_WHEN_FULL: usize = 64 << 20;
+/// Bytes of proposals and messages after which a turn takes no more before they are flushed: they make one record of the log,
+/// which fits into a segment.
+const MAX_TURN_BYTES: usize = 8 << 20;
 /// How soon the loop looks again when apply has no room.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -182,7 +185,10 @@ impl Loop {
             self.settle()?;
             self.stalled = self.progress.turns.end();
             let wake_at = self.wake_at();
-            let taken = self.events.take(&mut self.taken, Some(wake_at));
+            let taken = match self.taken.is_empty() {
+                true => self.events.take(&mut self.taken, Some(wake_at)),
+                false => Taken::Items,
+            };
             self.progress.turns.begin();
             match taken {
                 Taken::Items => {
@@ -273,18 +279,24 @@ impl Loop {
         if unsettled { self.next_tick.min(Instant::now() + RETRY) } else { self.next_tick }
     }
 
-    /// Does what was taken; `false` when a stop was among it: requests that came behind that are dropped.
+    /// Does what was taken, as far as one turn may; `false` when a stop was among it: requests that came behind that are
+    /// dropped.
     fn take_events(&mut self) -> Result<bool, Error> {
         let mut proposals = Vec::with_capacity(self.taken.len());
-        let mut go_on = true;
-        let mut taken = std::mem::take(&mut self.taken);
-        for event in taken.drain(..) {
+        let (mut go_on, mut turn_bytes) = (true, 0);
+        while turn_bytes < MAX_TURN_BYTES
+            && let Some(event) = self.taken.pop_front()
+        {
             match event {
-                Event::Proposal(proposal) if go_on => proposals.push(proposal),
+                Event::Proposal(proposal) if go_on => {
+                    turn_bytes += proposal.command.len();
+                    proposals.push(proposal);
+                }
                 Event::Change(proposal) if go_on => self.node.propose_change(proposal),
                 Event::Read(reader) if go_on => self.node.read(reader),
                 Event::Proposal(_) | Event::Change(_) | Event::Read(_) => {}
                 Event::Messages(messages, bytes) => {
+                    turn_bytes += bytes;
                     self.progress.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                     self.take_messages(messages)?;
                 }
@@ -303,7 +315,6 @@ impl Loop {
                 Event::Stop => go_on = false,
             }
         }
-        self.taken = taken;
         if self.progress.disk_full() {
             let refused = proposals.extract_if(.., |proposal| !proposal.makes_room);
             refused.for_each(|proposal| proposal.fail(&ConsensusError::NoSpace));

@@ -7,7 +7,7 @@ use crate::consensus::{BEGINNING, LogTimers, NodeOptions, RaftLog};
 use crate::courier::Courier;
 use crate::ids::ClusterId;
 use crate::metrics::Metrics;
-use crate::storage::disk::MemoryDisk;
+use crate::storage::disk::{Disk, MemoryDisk};
 use crate::storage::wal::{Owner, Wal, WalOptions};
 use crate::wire::etcdserverpb as pb;
 
@@ -26,12 +26,15 @@ impl Outside for Nobody {
 
 /// A loop of member 1 among so many voters that does not run.
 fn loop_of(voters: u64) -> (Loop, LoopParts) {
+    loop_on(Arc::default(), WalOptions { segment_bytes: 4096 }, voters)
+}
+
+fn loop_on(disk: Arc<MemoryDisk>, options: WalOptions, voters: u64) -> (Loop, LoopParts) {
     let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
-    let disk = Arc::new(MemoryDisk::default());
-    let (mut wal, _) = Wal::open(disk.clone(), owner, WalOptions { segment_bytes: 4096 }).expect("opened");
+    let (mut wal, _) = Wal::open(disk.clone(), owner, options).expect("opened");
     RaftLog::bootstrap(&mut wal).expect("begun");
     drop(wal);
-    let (wal, content) = Wal::open(disk, owner, WalOptions { segment_bytes: 4096 }).expect("opened");
+    let (wal, content) = Wal::open(disk, owner, options).expect("opened");
     let members = (1..=voters).map(|id| pb::Member { id, ..pb::Member::default() });
     let members = Membership::new(members.collect());
     let metrics = Metrics::new(false);
@@ -91,8 +94,34 @@ fn messages_that_wait_are_bounded_by_their_bytes() {
     }
     consensus.events.take_now(&mut consensus.taken);
     assert_eq!(consensus.taken.len(), 4);
-    consensus.take_events().expect("looked at");
+    while !consensus.taken.is_empty() {
+        consensus.take_events().expect("looked at");
+    }
     assert_eq!(consensus.progress.queued_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn what_waits_goes_into_segments_of_the_usual_size() {
+    let (disk, options) = (Arc::<MemoryDisk>::default(), WalOptions::default());
+    let (mut consensus, _parts) = loop_on(disk.clone(), options, 1);
+    consensus.node.campaign_if_alone().expect("it stands");
+    consensus.settle().expect("it leads");
+    let before = consensus.progress.status().committed.index.0;
+    for _ in 0..50 {
+        let (reply, _) = oneshot::channel();
+        let command = vec![0; 1 << 20].into();
+        let proposal = Proposal { command, makes_room: false, reply, courier: Courier::here() };
+        consensus.taken.push_back(Event::Proposal(proposal));
+    }
+    while !consensus.taken.is_empty() {
+        consensus.take_events().expect("looked at");
+        consensus.settle().expect("stepped");
+    }
+    assert_eq!(consensus.progress.status().committed.index.0, before + 50);
+    let files = disk.list().expect("listed").into_iter();
+    let lengths: Vec<u64> = files.map(|name| disk.length(&name).expect("it is there")).collect();
+    assert!(lengths.iter().all(|length| *length == options.segment_bytes), "{lengths:?}");
+    assert!(lengths.len() <= 8, "{} files for 50 MiB", lengths.len());
 }
 
 #[test]
