@@ -311,6 +311,8 @@ impl Persist {
                 self.go_on_beside(mailbox, options)?;
             }
             mailbox.pause(FULL_DISK_PAUSE);
+            // There may be: then what was put by for what has been accepted is made whole first.
+            self.look_for_room(0)?;
         }
     }
 }

@@ -5,6 +5,7 @@
 mod beside;
 mod blocks;
 mod commit;
+mod current;
 mod database;
 mod engine;
 mod pass;
@@ -34,6 +35,9 @@ use rows::Applied;
 
 /// Tries to read a block that is being replaced by another.
 const MAX_READ_TRIES: usize = 8;
+/// Bytes of revisions that a slice of a compaction looks at, and when the disk is nearly full.
+const MAX_SLICE_BYTES: u64 = 2 << 20;
+const MAX_TIGHT_SLICE_BYTES: u64 = 256 << 10;
 /// Rows copied in one slice of a defragmentation.
 const DEFRAGMENT_ROWS: usize = 64;
 
@@ -111,42 +115,47 @@ impl SledStore {
     /// The changes of the newest block and its size, unless it is full.
     fn last_block(&self) -> Result<(Vec<StoredChange>, usize), Error> {
         let last = self.index.read().last().copied();
-        let block = last.map(|last| self.load(last)).transpose()?.flatten();
+        let block = last.map(|last| self.load(last, |_| true)).transpose()?.flatten();
         match block.filter(|block| block.len_bytes() < BLOCK_BYTES) {
             Some(block) => Ok((self.changes_of(&block)?, block.len_bytes())),
             None => Ok(Default::default()),
         }
     }
 
-    /// The block that may hold `at`, with its first revision.
-    fn block_of(&self, at: FullRevision) -> Result<Option<(FullRevision, Arc<Block>)>, Error> {
-        for _ in 0..MAX_READ_TRIES {
-            let Some(first) = self.index.read().range(..=at).next_back().copied() else {
-                return Ok(None);
-            };
-            if let Some(block) = self.cache.get(&first)
-                && block.covers(at)
-            {
-                return Ok(Some((first, block)));
-            }
-            // Not there any more: it was replaced since the index was asked.
-            if let Some(block) = self.load(first)? {
-                self.cache.insert(first, block.clone());
-                return Ok(Some((first, block)));
-            }
-        }
-        let detail = "a block that the index names is missing".to_owned();
-        Err(Error::Damaged { place: format!("{}, revision {}", self.place(), at.main), detail })
+    /// The first revision of the block that may hold `at`.
+    fn first_of(&self, at: FullRevision) -> Option<FullRevision> {
+        self.index.read().range(..=at).next_back().copied()
     }
 
-    fn load(&self, first: FullRevision) -> Result<Option<Arc<Block>>, Error> {
-        let row = self.engine.get_alone(&rows::block_key(first))?;
+    /// The block of this first revision, for who looks for `at`; `None` when it is not there any more.
+    fn block_for(&self, first: FullRevision, at: FullRevision) -> Result<Option<Arc<Block>>, Error> {
+        if let Some(block) = self.cache.get(&first)
+            && block.covers(at)
+        {
+            return Ok(Some(block));
+        }
+        let block = self.load(first, |block| block.find(at).is_some())?;
+        if let Some(block) = &block {
+            self.cache.insert(first, block.clone());
+        }
+        Ok(block)
+    }
+
+    /// `is_wanted`: see `Engine::get_alone`.
+    fn load(
+        &self,
+        first: FullRevision,
+        is_wanted: impl Fn(&Block) -> bool,
+    ) -> Result<Option<Arc<Block>>, Error> {
+        let is_wanted = |row: &[u8]| Block::decode(first, row).is_ok_and(|block| is_wanted(&block));
+        let row = self.engine.get_alone(&rows::block_key(first), is_wanted)?;
         row.map(|row| in_store(&self.directory, Block::decode(first, &row)).map(Arc::new)).transpose()
     }
 
-    /// For who goes through many.
-    fn load_in_turn(&self, first: FullRevision) -> Result<Option<Block>, Error> {
-        let row = self.engine.get_in_turn(&rows::block_key(first))?;
+    /// For who goes through many, and has come to `at`.
+    fn load_in_turn(&self, first: FullRevision, at: FullRevision) -> Result<Option<Block>, Error> {
+        let is_wanted = |row: &[u8]| Block::decode(first, row).is_ok_and(|block| block.covers(at));
+        let row = self.engine.get_in_turn(&rows::block_key(first), is_wanted)?;
         row.map(|row| in_store(&self.directory, Block::decode(first, &row))).transpose()
     }
 
@@ -163,7 +172,7 @@ impl SledStore {
         let mut pair = Vec::with_capacity(chunked.min(2 * CHUNK_BYTES));
         let mut number = 0;
         while pair.len() < chunked {
-            let Some(row) = self.engine.get_alone(&rows::chunk_key(change.at, number))? else {
+            let Some(row) = self.engine.get_alone(&rows::chunk_key(change.at, number), |_| true)? else {
                 return if self.is_stored(block.first(), change.at)? {
                     Err(damaged(number, "it is missing"))
                 } else {
@@ -183,7 +192,7 @@ impl SledStore {
 
     /// Whether the block of this first revision still has a change: removed with it are its chunks.
     fn is_stored(&self, first: FullRevision, at: FullRevision) -> Result<bool, Error> {
-        Ok(self.load(first)?.is_some_and(|block| block.find(at).is_some()))
+        Ok(self.load(first, |_| true)?.is_some_and(|block| block.find(at).is_some()))
     }
 
     fn changes_of(&self, block: &Block) -> Result<Vec<StoredChange>, Error> {
@@ -279,7 +288,7 @@ impl Store for SledStore {
             let key = rows::table_key(write.table, &write.key);
             match &write.value {
                 Some(value) => ops.put(key, rows::with_checksum(value)),
-                None => ops.remove(key),
+                None => ops.remove(key, 0),
             }
         }
         after.applied = Applied { position: round.applied, in_use };
@@ -295,13 +304,21 @@ impl Store for SledStore {
     }
 
     fn read(&self, at: FullRevision) -> Result<Option<StoredChange>, Error> {
-        let Some((_, block)) = self.block_of(at)? else {
-            return Ok(None);
-        };
-        match block.find(at) {
-            Some(place) => self.change(&block, place),
-            None => Ok(None),
+        for _ in 0..MAX_READ_TRIES {
+            let Some(first) = self.first_of(at) else {
+                return Ok(None);
+            };
+            // Gone, or without it: perhaps replaced since the index was asked.
+            let block = self.block_for(first, at)?;
+            if let Some((place, block)) = block.as_ref().and_then(|block| Some((block.find(at)?, block))) {
+                return self.change(block, place);
+            }
+            if block.is_some() && self.first_of(at) == Some(first) {
+                return Ok(None);
+            }
         }
+        let detail = "a block that the index names is missing".to_owned();
+        Err(Error::Damaged { place: format!("{}, revision {}", self.place(), at.main), detail })
     }
 
     fn scan(
@@ -316,9 +333,12 @@ impl Store for SledStore {
                 return Ok(());
             };
             // Gone: replaced since the index was asked.
-            let Some(block) = self.load_in_turn(first)? else {
+            let Some(block) = self.load_in_turn(first, next)? else {
                 continue;
             };
+            if !block.covers(next) && self.block_at_or_after(next) != Some(first) {
+                continue;
+            }
             for place in block.places_from(next) {
                 let Some(change) = self.change(&block, place)? else {
                     continue;
@@ -363,14 +383,15 @@ impl Store for SledStore {
         // The newest block is closed: from here on it is one like the others.
         writer.standing = Standing { applied: writer.standing.applied, ..Standing::default() };
         let end = FullRevision::start_of(Revision(through.0 + 1));
+        let max_bytes = if self.engine.is_nearly_full() { MAX_TIGHT_SLICE_BYTES } else { MAX_SLICE_BYTES };
         let mut pass = Pass::default();
         let mut next = None;
         for first in self.blocks_between(from, end) {
-            if pass.looked_at >= limit {
+            if pass.looked_at >= limit || pass.looked_at_bytes >= max_bytes {
                 next = Some(first.max(from));
                 break;
             }
-            let Some(block) = self.load_in_turn(first)? else {
+            let Some(block) = self.load_in_turn(first, first)? else {
                 continue;
             };
             let changes = self.changes_of(&block)?;
@@ -396,6 +417,8 @@ impl Store for SledStore {
     }
 
     fn check_space(&self, bytes: u64) -> Result<(), Error> {
+        // A database in which a write has failed takes nothing, however much room there is.
+        self.mend(&mut self.writer.lock())?;
         self.engine.check_space(bytes)
     }
 

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use super::super::Error;
 use super::super::disk::of_io;
+use super::current::{database, number_of, read_current, remove_others, write_current};
 use super::database::Live;
-use super::engine::{
-    Engine, create_database, database, number_of, open_again, read_current, remove_others, write_current,
-};
+use super::engine::{Engine, create_database, open_again};
 use super::{SledOptions, SledStore};
 use crate::ids::LogPosition;
 use crate::storage::Store;

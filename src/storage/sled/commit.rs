@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::{Error, StoredChange};
 use super::engine::Ops;
+use super::room::Share;
 use super::rows::{self, Applied};
 use super::{SledStore, in_store};
 use crate::ids::FullRevision;
@@ -63,11 +64,13 @@ impl SledStore {
         let change = Change { before: writer.standing.clone(), step, replaced };
         let written = if change.step.removed.is_empty() {
             // Nobody reads what a round adds before it is here: readers need not wait for it.
-            let written = self.engine.apply(&ops);
+            // One that adds no revisions ends a compaction, or is small.
+            let share = if change.step.added.is_empty() { Share::Compaction } else { Share::Round };
+            let written = self.engine.apply(&ops, share);
             written.map(|()| self.show(writer, &change, &mut self.index.write()))
         } else {
             let mut index = self.index.write();
-            let written = self.engine.apply(&ops);
+            let written = self.engine.apply(&ops, Share::Compaction);
             written.map(|()| self.show(writer, &change, &mut index))
         };
         writer.unflushed = Some(change);
@@ -89,6 +92,11 @@ impl SledStore {
     /// # Errors
     /// `Full` when there is no room for that; faults of the disk.
     pub(super) fn mend(&self, writer: &mut Writer) -> Result<(), Error> {
+        if !writer.is_unsure && !self.engine.has_failed() {
+            return Ok(());
+        }
+        // Readers find the index and the database before this, or after it.
+        let mut index = self.index.write();
         writer.is_unsure |= self.engine.mend()?;
         if !writer.is_unsure {
             return Ok(());
@@ -109,7 +117,6 @@ impl SledStore {
                     (_, is_after) => is_after,
                 };
                 let change = writer.unflushed.take().expect("it was looked at");
-                let mut index = self.index.write();
                 match happened {
                     true => self.show(writer, &change, &mut index),
                     false => self.hide(writer, &change, &mut index),

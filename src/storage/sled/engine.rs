@@ -2,10 +2,9 @@
 //! files comes out of here as an error.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -13,14 +12,11 @@ use sled::IVec;
 
 use super::super::Error;
 use super::super::disk::{make_directory, of_io};
-use super::beside::generation;
+use super::current::{CURRENT, database, read_current, refuse_foreign, remove_others, write_current};
 use super::database::{Database, Live, SEGMENT_BYTES, of_sled};
-use super::room::{self, Ballast, OPENING_BYTES, with_room};
+use super::room::{self, Ballast, OPENING_BYTES, Share, with_room};
 use super::rows::{self, Applied};
 
-/// Names the live directory; replaced as a whole.
-const CURRENT: &str = "CURRENT";
-const MAGIC: &str = "decklog store 1 ";
 /// sled looks at how much its cache holds once per 64 accesses in a shard of it, and it has 256 shards: pages of
 /// blocks, read once each, would pile up to gigabytes. So a row that is read is asked for some times more. Alone it
 /// counts for itself; in turn, it has neighbours in its page (8 to 17) that do so, too.
@@ -29,25 +25,34 @@ const TOUCHES_IN_TURN: usize = 4;
 
 /// Rows to put and to remove, in order.
 #[derive(Default)]
-pub(super) struct Ops(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+pub(super) struct Ops {
+    rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    put_bytes: u64,
+    /// Of the rows that go: what stands beside them is written anew, sooner or later.
+    removed_bytes: u64,
+}
 
 impl Ops {
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.0.push((key, Some(value)));
+        self.put_bytes += (key.len() + value.len()) as u64;
+        self.rows.push((key, Some(value)));
     }
 
-    pub fn remove(&mut self, key: Vec<u8>) {
-        self.0.push((key, None));
+    /// A row of about so many bytes.
+    pub fn remove(&mut self, key: Vec<u8>, bytes: usize) {
+        self.removed_bytes += (key.len() + bytes) as u64;
+        self.rows.push((key, None));
     }
 
-    fn bytes(&self) -> u64 {
-        self.0.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64).sum()
+    /// What sled's file may grow by when it is given them.
+    fn needed(&self) -> u64 {
+        room::needed(self.put_bytes, self.removed_bytes)
     }
 
     /// Those whose key `holds`, as sled takes them.
     fn batch(&self, holds: impl Fn(&[u8]) -> bool) -> sled::Batch {
         let mut batch = sled::Batch::default();
-        for (key, value) in self.0.iter().filter(|(key, _)| holds(key)) {
+        for (key, value) in self.rows.iter().filter(|(key, _)| holds(key)) {
             match value {
                 Some(value) => batch.insert(key.as_slice(), value.as_slice()),
                 None => batch.remove(key.as_slice()),
@@ -69,6 +74,10 @@ pub(super) struct Engine {
     ballast: Ballast,
     /// It stands beside the live database, which the ballast is for.
     is_beside: AtomicBool,
+    /// Through where the live database's file is taken; 0 when that is not known.
+    taken: AtomicU64,
+    /// By how many bytes it has outgrown that, at most.
+    pub(super) overgrown: AtomicU64,
 }
 
 /// Held for a batch, a flush, or a slice of a defragmentation.
@@ -84,15 +93,6 @@ struct Copying {
     db: Database,
     number: u64,
     next: Vec<u8>,
-}
-
-pub(super) fn database(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("db-{number}"))
-}
-
-/// The number of a database's directory.
-pub(super) fn number_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_prefix("db-")?.parse().ok()
 }
 
 fn touch(db: &sled::Db, key: &[u8], times: usize) -> sled::Result<()> {
@@ -140,6 +140,8 @@ impl Engine {
             writing: Mutex::default(),
             ballast: Ballast::of(directory),
             is_beside: AtomicBool::new(true),
+            taken: AtomicU64::new(0),
+            overgrown: AtomicU64::new(0),
         }
     }
 
@@ -148,21 +150,28 @@ impl Engine {
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
-        self.get_and_touch(key, 0)
+        self.get_and_touch(key, 0, |_| true)
     }
 
-    /// A row of a large page, one here and one there.
-    pub fn get_alone(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
-        self.get_and_touch(key, TOUCHES_ALONE)
+    /// A row of a large page, one here and one there. After a write that failed, one that is not wanted is no better than none:
+    /// it may be what that write left in memory alone.
+    pub fn get_alone(&self, key: &[u8], is_wanted: impl Fn(&[u8]) -> bool) -> Result<Option<IVec>, Error> {
+        self.get_and_touch(key, TOUCHES_ALONE, is_wanted)
     }
 
-    /// A row of a large page, one after the other.
-    pub fn get_in_turn(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
-        self.get_and_touch(key, TOUCHES_IN_TURN)
+    /// The same for rows of large pages, one after the other.
+    pub fn get_in_turn(&self, key: &[u8], is_wanted: impl Fn(&[u8]) -> bool) -> Result<Option<IVec>, Error> {
+        self.get_and_touch(key, TOUCHES_IN_TURN, is_wanted)
     }
 
-    fn get_and_touch(&self, key: &[u8], touches: usize) -> Result<Option<IVec>, Error> {
-        self.live.load().read(&self.directory, Option::is_some, |db| {
+    fn get_and_touch(
+        &self,
+        key: &[u8],
+        touches: usize,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<IVec>, Error> {
+        let is_found = |found: &Option<IVec>| found.as_deref().is_some_and(&is_wanted);
+        self.live.load().read(&self.directory, is_found, |db| {
             let found = db.get(key)?;
             touch(db, key, touches).map(|()| found)
         })
@@ -186,14 +195,14 @@ impl Engine {
     ///
     /// # Errors
     /// `Full`: when `mend` says so, it is not known whether the batch was written. Faults of the disk.
-    pub fn apply(&self, ops: &Ops) -> Result<(), Error> {
+    pub fn apply(&self, ops: &Ops, share: Share) -> Result<(), Error> {
         let mut writing = self.writing.lock();
         let live = self.live.load_full();
         if writing.is_unflushed {
             self.flush_live(&live)?;
             writing.is_unflushed = false;
         }
-        self.take_room(&live, ops.bytes())?;
+        self.take_room(live.number, ops.needed(), share)?;
         writing.is_unflushed = true;
         live.write(&self.directory, |db| db.apply_batch(ops.batch(|_| true)))?;
         if let Some(copying) = &writing.copying {
@@ -214,6 +223,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a write has failed, after which nothing is written before `mend`.
+    pub fn has_failed(&self) -> bool {
+        self.live.load().has_failed()
+    }
+
     /// Opens the database anew when a write of it has failed for want of room; whether it did. Of the last batch that was
     /// not flushed, all or nothing is there.
     ///
@@ -232,6 +246,7 @@ impl Engine {
         with_room(&self.ballast, || room::probe(&self.directory, OPENING_BYTES))?;
         with_room(&self.ballast, || live.reopen(|| open_again(&path, self.cache_bytes)))?;
         writing.is_unflushed = false;
+        self.taken.store(0, Ordering::Relaxed);
         tracing::info!("the store was opened anew after a write that found no room");
         Ok(true)
     }
@@ -273,32 +288,41 @@ impl Engine {
             return room::look(&self.directory, bytes.saturating_add(SEGMENT_BYTES));
         }
         self.ballast.refill()?;
-        self.take(self.live.load().number, bytes)
+        self.take(self.live.load().number, room::needed(bytes, 0))
     }
 
     pub fn is_nearly_full(&self) -> bool {
         room::is_nearly_full(&self.directory)
     }
 
-    fn take(&self, number: u64, bytes: u64) -> Result<(), Error> {
-        let needed = room::needed(bytes, SEGMENT_BYTES);
-        room::take(&database(&self.directory, number).join("db"), needed, SEGMENT_BYTES)
+    fn take(&self, number: u64, needed: u64) -> Result<(), Error> {
+        let length = room::take(&database(&self.directory, number).join("db"), needed)?;
+        if number == self.live.load().number {
+            let before = self.taken.fetch_max(room::end_of(length, needed), Ordering::Relaxed);
+            if before > 0 && length > before {
+                let bytes = length - before;
+                tracing::warn!(bytes, "the store's file outgrew the room that was made sure of");
+                self.overgrown.fetch_max(bytes, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
-    /// For what has been accepted: the ballast is there for it.
-    fn take_room(&self, live: &Live, bytes: u64) -> Result<(), Error> {
-        self.take_or_give(live.number, bytes, OPENING_BYTES)
-    }
-
-    fn take_or_give(&self, number: u64, bytes: u64, keep: u64) -> Result<(), Error> {
-        match self.take(number, bytes) {
-            Err(Error::Full { .. }) if !self.is_beside.load(Ordering::Acquire) => {
-                let needed = room::needed(bytes, SEGMENT_BYTES) + SEGMENT_BYTES;
-                self.ballast.give(needed, keep)?;
-                self.take(number, bytes)
+    /// Room for what has been accepted: the ballast is there for it. Nothing is written that could fail without room to
+    /// open the database anew.
+    fn take_room(&self, number: u64, needed: u64, share: Share) -> Result<(), Error> {
+        let taken = self.take(number, needed);
+        if self.is_beside.load(Ordering::Acquire) {
+            return taken;
+        }
+        let taken = match taken {
+            Err(Error::Full { .. }) => {
+                self.ballast.give(needed + SEGMENT_BYTES, share)?;
+                self.take(number, needed)
             }
             taken => taken,
-        }
+        };
+        taken.and_then(|()| self.ballast.check(share))
     }
 
     /// Copies some rows into a fresh database; `false` when it has taken the old one's place.
@@ -320,6 +344,7 @@ impl Engine {
             Ok((copy, false)) => {
                 write_current(&self.directory, copy.number)?;
                 self.live.store(Arc::new(Live::new(copy.db, copy.number)));
+                self.taken.store(0, Ordering::Relaxed);
                 writing.is_unflushed = false;
             }
             Err(error) => {
@@ -359,8 +384,7 @@ impl Engine {
             }
             Ok(())
         })?;
-        // All of it: when something is to be opened, the copy goes.
-        self.take_or_give(copy.number, bytes, 0)?;
+        self.take_room(copy.number, room::needed(bytes, 0), Share::Copy)?;
         copy.db.write(|db| db.apply_batch(batch).and_then(|()| db.flush()))?;
         // With each slice: what sled has written twice it uses again only after a flush.
         self.sync(copy.number)?;
@@ -427,73 +451,6 @@ fn remove_unfinished(database: &Path) -> std::io::Result<()> {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "generating") {
             fs::remove_file(path)?;
-        }
-    }
-    Ok(())
-}
-
-/// The number of the live database; `None` in a directory that has none yet.
-pub(super) fn read_current(directory: &Path) -> Result<Option<u64>, Error> {
-    let path = directory.join(CURRENT);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(of_io(&path, source)),
-    };
-    match parse_current(&text) {
-        Some(number) => Ok(Some(number)),
-        None => {
-            let place = path.display().to_string();
-            Err(Error::Damaged { place, detail: "it does not name a store of this version".to_owned() })
-        }
-    }
-}
-
-/// The number of the live database and the checksum of it: another that is there, too, would be as good, and wrong.
-pub(super) fn current(number: u64) -> String {
-    format!("{MAGIC}{:08x} {number}\n", crc32c::crc32c(&number.to_be_bytes()))
-}
-
-/// The number in a text that `current` made; nothing else will do.
-pub(super) fn parse_current(text: &[u8]) -> Option<u64> {
-    let numbers = str::from_utf8(text).ok()?.strip_prefix(MAGIC)?;
-    let number = numbers.trim_end().split(' ').next_back()?.parse().ok()?;
-    (current(number).as_bytes() == text && number < u64::MAX).then_some(number)
-}
-
-/// A directory with anything but an unfinished first database and no `CURRENT` is not a new one.
-fn refuse_foreign(directory: &Path) -> Result<(), Error> {
-    let mut entries = fs::read_dir(directory).map_err(|source| of_io(directory, source))?;
-    let unfinished = ["db-1", "CURRENT.new"];
-    if entries.all(|entry| entry.is_ok_and(|entry| unfinished.iter().any(|name| entry.file_name() == *name)))
-    {
-        return Ok(());
-    }
-    let place = directory.display().to_string();
-    Err(Error::Damaged { place, detail: format!("it holds files, but no {CURRENT}") })
-}
-
-pub(super) fn write_current(directory: &Path, number: u64) -> Result<(), Error> {
-    let (path, temporary) = (directory.join(CURRENT), directory.join("CURRENT.new"));
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(current(number).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        fs::File::open(directory)?.sync_all()
-    };
-    write().map_err(|source| of_io(&path, source))
-}
-
-/// Removes databases that are not the live one: copies that were not finished, and the one that was replaced. What is being
-/// received beside them is not theirs.
-pub(super) fn remove_others(directory: &Path, number: u64) -> Result<(), Error> {
-    for entry in fs::read_dir(directory).map_err(|source| of_io(directory, source))? {
-        let path = entry.map_err(|source| of_io(directory, source))?.path();
-        let is_database = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("db-"));
-        let is_later = number_of(&path).is_some_and(|other| generation(other) > generation(number));
-        if is_database && !is_later && path != database(directory, number) {
-            fs::remove_dir_all(&path).map_err(|source| of_io(&path, source))?;
         }
     }
     Ok(())

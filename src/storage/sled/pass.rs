@@ -18,6 +18,7 @@ pub(super) struct Pass {
     /// Kept changes of the blocks removed since the last that stays.
     run: Vec<StoredChange>,
     pub looked_at: usize,
+    pub looked_at_bytes: u64,
     pub dropped_bytes: u64,
 }
 
@@ -30,6 +31,7 @@ impl Pass {
         keep: &mut dyn FnMut(&StoredChange) -> bool,
     ) {
         self.looked_at += changes.len();
+        self.looked_at_bytes += changes.iter().map(change_size).sum::<u64>();
         let before = changes.len();
         let mut kept = Vec::with_capacity(before);
         for change in changes {
@@ -38,14 +40,14 @@ impl Pass {
                 continue;
             }
             self.dropped_bytes += change_size(&change);
-            for (number, _) in blocks::chunks(&change) {
-                self.ops.remove(rows::chunk_key(change.at, number));
+            for (number, chunk) in blocks::chunks(&change) {
+                self.ops.remove(rows::chunk_key(change.at, number), chunk.len());
             }
         }
         if kept.len() == before && block.len_bytes() >= SMALL_BLOCK_BYTES {
             return self.close_run();
         }
-        self.ops.remove(rows::block_key(first));
+        self.ops.remove(rows::block_key(first), block.len_bytes());
         self.removed.push(first);
         self.run.extend(kept);
     }

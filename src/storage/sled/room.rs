@@ -10,18 +10,43 @@ use rustix::fs::{FallocateFlags, StatVfs};
 
 use super::super::Error;
 use super::super::disk::of_io;
+use super::database::SEGMENT_BYTES;
 
 /// Bytes of the ballast.
 const BALLAST_BYTES: u64 = 40 << 20;
-/// Below so many bytes of ballast, what would only fill the disk further is refused. What is between is given to rounds that
-/// had been acknowledged before the disk was found full.
-const LOW_BYTES: u64 = 24 << 20;
+/// Below so many bytes of ballast, what would only fill the disk further is refused.
+const LOW_BYTES: u64 = 28 << 20;
 /// Kept for opening: sled ends the segment that it was writing (4 MiB) and lists its pages in a new file.
 pub(super) const OPENING_BYTES: u64 = 8 << 20;
-/// With less free, rounds must stay small: what is on the way to the store must find room in the ballast.
+/// Kept for a compaction besides, which rounds that wait before it could not make up for.
+const COMPACTION_BYTES: u64 = 12 << 20;
+/// With less free, rounds and slices of a compaction must stay small, so that they find room in the ballast.
 const NEARLY_FULL_BYTES: u64 = 256 << 20;
-/// How many bytes of its file sled may take for one that it is given: up to two and a half were seen.
-const FILE_BYTES_PER_BYTE: u64 = 3;
+/// How many bytes of its file sled may take for one that it is given, and for one that it is to remove: up to 3.2 and 1.5
+/// were seen (`tests::a_file_grows_into_what_was_taken_for_it`).
+const PER_BYTE_PUT: u64 = 4;
+const PER_BYTE_REMOVED: u64 = 2;
+
+/// What the ballast may give its room to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// Rounds that had been accepted before the disk was found full, and those that make room.
+    Round,
+    Compaction,
+    /// A copy, which goes should something have to be opened.
+    Copy,
+}
+
+impl Share {
+    /// Bytes of the ballast that are for others.
+    fn keeps(self) -> u64 {
+        match self {
+            Self::Round => OPENING_BYTES + COMPACTION_BYTES,
+            Self::Compaction => OPENING_BYTES,
+            Self::Copy => 0,
+        }
+    }
+}
 
 /// See the module.
 pub(super) struct Ballast {
@@ -50,17 +75,28 @@ impl Ballast {
         }
     }
 
-    /// Gives up to so many bytes back to the file system, but keeps some; how many were given.
+    /// Gives up to so many bytes of a share back to the file system; how many were given.
     ///
     /// # Errors
     /// Faults of the disk.
-    pub fn give(&self, bytes: u64, keep: u64) -> Result<u64, Error> {
+    pub fn give(&self, bytes: u64, share: Share) -> Result<u64, Error> {
         let held = self.held();
-        let given = bytes.min(held.saturating_sub(keep));
+        let given = bytes.min(held.saturating_sub(share.keeps()));
         if given > 0 {
             self.resize(held, held - given)?;
         }
         Ok(given)
+    }
+
+    /// Whether there is enough left to open the database, should what is done now fail.
+    ///
+    /// # Errors
+    /// `Full`.
+    pub fn check(&self, share: Share) -> Result<(), Error> {
+        if self.held() < share.keeps().min(OPENING_BYTES) {
+            return Err(Error::Full { path: self.path.display().to_string() });
+        }
+        Ok(())
     }
 
     fn resize(&self, held: u64, bytes: u64) -> Result<(), Error> {
@@ -90,29 +126,36 @@ pub(super) fn with_room<T>(
 ) -> Result<T, Error> {
     loop {
         match attempt() {
-            Err(Error::Full { .. }) if ballast.give(OPENING_BYTES, 0)? > 0 => {}
+            Err(Error::Full { .. }) if ballast.give(OPENING_BYTES, Share::Copy)? > 0 => {}
             done => return done,
         }
     }
 }
 
-/// What sled's file may grow by when it is given so many bytes. It grows by whole segments.
-pub(super) fn needed(bytes: u64, segment_bytes: u64) -> u64 {
-    bytes.saturating_mul(FILE_BYTES_PER_BYTE).saturating_add(segment_bytes)
+/// What sled's file may grow by when it is given so many bytes, and removes so many. It grows by whole segments.
+pub(super) fn needed(put: u64, removed: u64) -> u64 {
+    let bytes = put.saturating_mul(PER_BYTE_PUT).saturating_add(removed.saturating_mul(PER_BYTE_REMOVED));
+    bytes.saturating_add(SEGMENT_BYTES)
 }
 
 /// Takes room behind the end of a file, so that it can grow by so many bytes whatever others write. What is there already
-/// counts; the file's length stays.
+/// counts; the file's length, which is returned, stays.
 ///
 /// # Errors
 /// `Full`; faults of the disk.
-pub(super) fn take(path: &Path, bytes: u64, segment_bytes: u64) -> Result<(), Error> {
-    let take = || -> io::Result<()> {
+pub(super) fn take(path: &Path, bytes: u64) -> Result<u64, Error> {
+    let take = || -> io::Result<u64> {
         let file = OpenOptions::new().write(true).open(path)?;
         let length = file.metadata()?.len();
-        allocate(&file, length, length.next_multiple_of(segment_bytes) - length + bytes)
+        allocate(&file, length, end_of(length, bytes) - length)?;
+        Ok(length)
     };
     take().map_err(|source| of_io(path, source))
+}
+
+/// Through where a file of this length is taken for so many bytes.
+pub(super) fn end_of(length: u64, bytes: u64) -> u64 {
+    length.next_multiple_of(SEGMENT_BYTES).saturating_add(bytes)
 }
 
 /// The blocks of a part of a file, or of what may become one.

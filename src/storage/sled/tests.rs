@@ -310,3 +310,39 @@ fn copy_tree(from: &Path, to: &Path) {
         }
     }
 }
+
+#[test]
+fn a_file_grows_into_what_was_taken_for_it() {
+    for seed in 0..3 {
+        println!("seed {seed}");
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = SledStore::open(directory.path(), &SledOptions::default()).expect("opened");
+        let mut random = SmallRng::seed_from_u64(seed);
+        let (mut main, mut compacted) = (1, 1);
+        for index in 1..=150 {
+            let count = [3, 40, 300, 2000][random.random_range(0..4)];
+            let length = [100, 1000, 8000][random.random_range(0..3)];
+            let mut changes = Vec::new();
+            while changes.len() < count && changes.iter().map(change_size).sum::<u64>() < 4 << 20 {
+                main += 1;
+                let length = if random.random_ratio(1, 60) { 64 << 10 } else { length };
+                changes.push(change(main, 0, length, false));
+            }
+            store.write(&Round { applied: position(index), changes, tables: Vec::new() }).expect("written");
+            store.flush().expect("flushed");
+            if random.random_ratio(1, 12) {
+                compacted = random.random_range(compacted..=main);
+                let kept = random.random_range(2..40);
+                let mut from = Some(FullRevision::default());
+                while let Some(next) = from {
+                    from = store
+                        .retain(next, Revision(compacted), 1000, &mut |change| change.at.main.0 % kept == 0)
+                        .expect("compacted");
+                }
+            }
+        }
+        // Looks at the file once more.
+        store.check_space(0).expect("there is room");
+        assert_eq!(store.engine.overgrown.load(Ordering::Relaxed), 0);
+    }
+}

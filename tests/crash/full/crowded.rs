@@ -53,17 +53,19 @@ async fn until_written(process: &Process) {
     }
 }
 
-/// Reads of both kinds go on. What is not in memory may be refused, when a write has failed and the store cannot be opened
-/// anew for want of room; for no other reason.
-async fn read(process: &Process) {
+/// Reads of both kinds.
+async fn try_read(process: &Process) -> Result<(), Status> {
     for serializable in [false, true] {
         let request =
             RangeRequest { key: "w".into(), range_end: "x".into(), serializable, ..RangeRequest::default() };
-        if let Err(status) = process.kv().range(request).await {
-            println!("a read is refused: {status}");
-            let is_for_want_of_room = status.message().contains("no space left on the device");
-            assert!(is_for_want_of_room, "reads do not go on: {status}; the log:\n{}", process.log());
-        }
+        process.kv().range(request).await?;
+    }
+    Ok(())
+}
+
+async fn read(process: &Process) {
+    if let Err(status) = try_read(process).await {
+        panic!("reads do not go on: {status}; the log:\n{}", process.log());
     }
 }
 
@@ -72,7 +74,7 @@ async fn nothing_is_lost_however_often_the_disk_is_full() {
     let test = "nothing_is_lost_however_often_the_disk_is_full";
     let seed = seed(test);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), 640) else { return };
+    let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), 320) else { return };
     let member = Member::new(&disk.path.join("data"));
     let mut crowd = Crowd::new(WRITERS, seed);
     let mut process = member.start().await;
@@ -105,16 +107,15 @@ async fn nothing_is_lost_however_often_the_disk_is_full() {
     println!("{}", crowd.summary());
 }
 
-#[tokio::test]
-async fn the_store_goes_on_after_writes_that_found_no_room() {
-    let test = "the_store_goes_on_after_writes_that_found_no_room";
+/// Fillings of the store alone, made by `faults.c`: its writes fail in their middle, and it is opened anew.
+async fn fail_writes_of_the_store(test: &str, kind: &str, read_meanwhile: impl AsyncFn(&Process)) {
     let seed = seed(test);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(library) = library_or_skip(test, "faults", folder.path()) else { return };
     let (data, flag) = (folder.path().join("data"), folder.path().join("full"));
     let member = Member::new(&data)
         .with_variable("LD_PRELOAD", &library)
-        .with_variable("DECKLOG_FAULT_KIND", "full")
+        .with_variable("DECKLOG_FAULT_KIND", kind)
         .with_variable("DECKLOG_FAULT_FLAG", &flag)
         .with_variable("DECKLOG_FAULT_IN", data.join("store"));
     let mut crowd = Crowd::new(WRITERS, seed);
@@ -127,10 +128,20 @@ async fn the_store_goes_on_after_writes_that_found_no_room() {
         crowd = living
             .end(async || {
                 File::create(&flag).expect("a flag file");
-                tokio::time::sleep(Duration::from_millis(full)).await; // as above
-                read(&process).await;
-                fs::remove_file(&flag).expect("the flag file can be removed");
-                until_written(&process).await;
+                let lasts = async {
+                    tokio::time::sleep(Duration::from_millis(full)).await; // as above
+                    fs::remove_file(&flag).expect("the flag file can be removed");
+                    until_written(&process).await;
+                };
+                let reads = async {
+                    loop {
+                        read_meanwhile(&process).await;
+                    }
+                };
+                tokio::select! {
+                    () = lasts => {}
+                    () = reads => unreachable!("it goes on"),
+                }
                 read(&process).await;
                 mended += process.log().matches("was opened anew").count();
                 process.kill();
@@ -141,4 +152,23 @@ async fn the_store_goes_on_after_writes_that_found_no_room() {
     }
     assert!(mended > 0, "no write of the store found no room");
     println!("opened anew {mended} times; {}", crowd.summary());
+}
+
+#[tokio::test]
+async fn reads_go_on_while_the_store_is_opened_anew() {
+    fail_writes_of_the_store("reads_go_on_while_the_store_is_opened_anew", "outgrown", read).await;
+}
+
+/// As on a file system that needs room to write where there is some already. What is not in memory may be refused then, and
+/// for no other reason.
+#[tokio::test]
+async fn nothing_is_lost_while_the_store_cannot_be_opened_anew() {
+    let read = async |process: &Process| {
+        if let Err(status) = try_read(process).await {
+            println!("a read is refused: {status}");
+            let is_for_want_of_room = status.message().contains("no space left on the device");
+            assert!(is_for_want_of_room, "reads do not go on: {status}; the log:\n{}", process.log());
+        }
+    };
+    fail_writes_of_the_store("nothing_is_lost_while_the_store_cannot_be_opened_anew", "full", read).await;
 }

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use rand::Rng;
 
-use super::super::engine::{current, parse_current};
+use super::super::current::{current, parse_current};
 use super::*;
 
 /// Uses all that a decoded block offers.
@@ -150,9 +150,9 @@ fn put(store: &SledStore, key: Vec<u8>, row: Option<Vec<u8>>) {
     let mut ops = Ops::default();
     match row {
         Some(row) => ops.put(key, row),
-        None => ops.remove(key),
+        None => ops.remove(key, 0),
     }
-    store.engine.apply(&ops).expect("applied");
+    store.engine.apply(&ops, room::Share::Round).expect("applied");
 }
 
 #[test]
