@@ -99,23 +99,29 @@ pub struct RangeCursor {
 }
 
 impl RangeCursor {
-    /// At most `limit` further pairs; none at the end.
+    /// At most `limit` further pairs, and none behind the one with which they have `max_bytes`; none at the end.
     ///
     /// # Errors
     /// `Compacted` when a compaction overtook the revision; a fault of the disk.
-    pub fn next(&mut self, limit: usize) -> Result<Vec<EncodedKeyValue>, Error> {
+    pub fn next(&mut self, limit: usize, max_bytes: usize) -> Result<Vec<EncodedKeyValue>, Error> {
         let source = self.snapshot.source();
-        let limit = limit.min(self.left);
         let rest = match &self.range {
             KeyRange::One(key) => KeyRange::One(key.clone()),
             KeyRange::Span(_, to) => KeyRange::Span(self.next.clone(), to.clone()),
         };
-        let rows = source.rows(&rest, self.at, limit);
-        if let Some((last, _)) = rows.last() {
-            self.next = [last, &[0][..]].concat().into();
+        let rows = source.rows(&rest, self.at, limit.min(self.left));
+        let (mut pairs, mut bytes) = (Vec::new(), 0);
+        for row in &rows {
+            if bytes >= max_bytes {
+                break;
+            }
+            let pair = source.pairs(std::slice::from_ref(row), self.keys_only)?;
+            bytes += pair.iter().map(|pair| pair.as_bytes().len()).sum::<usize>();
+            pairs.extend(pair);
+            self.next = [&row.0, &[0][..]].concat().into();
         }
-        self.left -= rows.len();
-        source.pairs(&rows, self.keys_only)
+        self.left -= pairs.len();
+        Ok(pairs)
     }
 
     pub fn is_done(&self) -> bool {

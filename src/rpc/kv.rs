@@ -247,7 +247,7 @@ async fn stream_range(
     loop {
         let mut kvs = Vec::new();
         if !count_only {
-            (cursor, kvs) = next_chunk(cursor, pairs_per_chunk).await?;
+            (cursor, kvs) = next_chunk(cursor, pairs_per_chunk, max_bytes).await?;
         }
         let last = count_only || cursor.is_done();
         let bytes: usize = kvs.iter().map(|pair| pair.as_bytes().len() + 8).sum();
@@ -268,9 +268,10 @@ async fn stream_range(
 async fn next_chunk(
     mut cursor: RangeCursor,
     pairs: usize,
+    max_bytes: usize,
 ) -> Result<(RangeCursor, Vec<crate::wire::EncodedKeyValue>), Status> {
     read(pairs as u64, move || {
-        let kvs = cursor.next(pairs)?;
+        let kvs = cursor.next(pairs, max_bytes)?;
         Ok((cursor, kvs))
     })
     .await

@@ -168,6 +168,17 @@ impl Matrix {
         self.leader = leader;
     }
 
+    /// The value of the key by RangeStream.
+    async fn stream(&self, place: usize, serializable: bool) -> Result<bytes::Bytes, String> {
+        self.even_out().await;
+        let request = pb::RangeRequest { key: KEY.into(), serializable, ..Default::default() };
+        let stream = KvClient::new(channel(&self.cluster.urls()[place])).range_stream(request).await;
+        let told = |status: Status| format!("{:?}: {}", status.code(), status.message());
+        let message = stream.map_err(told)?.into_inner().message().await.map_err(told)?;
+        let answer = message.expect("a message").range_response.expect("an answer");
+        Ok(answer.kvs[0].decode().expect("a pair").value)
+    }
+
     /// A watch at the follower.
     async fn watch(&self, with_leader: bool) -> Streaming<pb::WatchResponse> {
         let at = self.at(self.follower, with_leader);
@@ -261,6 +272,14 @@ async fn every_rpc_answers_as_in_etcd_on_every_member_with_and_without_a_leader(
         let put = pb::PutRequest { key: KEY.into(), value: "again".into(), ..Default::default() };
         KvClient::new(channel(&matrix.cluster.urls()[matrix.leader])).put(put).await.expect("a key");
         assert_eq!(next_key(watch).await, 1);
+    }
+    // etcd 3.5 has no such call.
+    for (place, is_served) in [(decklog.leader, true), (decklog.follower, true), (decklog.learner, false)] {
+        for serializable in [false, true] {
+            let told = decklog.stream(place, serializable).await;
+            let expected = if is_served { Ok("again".into()) } else { Err(LEARNER.to_owned()) };
+            assert_eq!(told, expected, "a stream of a range, serializable: {serializable}");
+        }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
