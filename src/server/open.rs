@@ -11,7 +11,7 @@ use super::listener;
 use super::refill::refill;
 use crate::alarm::Alarms;
 use crate::config::{Config, InitialMember, ListenConfig, Url};
-use crate::consensus::{self, BEGINNING, LogTimers, Node, NodeOptions, RaftLog};
+use crate::consensus::{self, BEGINNING, Node, NodeOptions, RaftLog};
 use crate::datadir::{DataDir, FirstStart};
 use crate::ids::{LogIndex, LogPosition, MemberId};
 use crate::lease::Leases;
@@ -302,9 +302,7 @@ fn node(
     }
     let entries = content.entries.len();
     tracing::info!(entries, applied = applied.index.0, "opened the raft log");
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, applied, &members, timers).map_err(Error::Log)?;
+    let log = RaftLog::new(wal, content, applied, &members, metrics.log_timers()).map_err(Error::Log)?;
     let ticks = config.raft.election_timeout.as_millis() / config.raft.heartbeat.as_millis().max(1);
     let options = NodeOptions {
         id,
