@@ -1,5 +1,6 @@
 //! Consensus: one loop owns raft and its log; everybody else holds a `Handle`.
-//! Owns the order of commands and their durability; never looks into a command.
+//! Owns the order of commands and their durability. Of what a command says it looks at changes of members, and at whether
+//! it makes room on a full disk; everything else is for `apply`.
 
 mod connections;
 mod event_loop;
