@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
+use raft::Storage;
 use raft::eraftpb::EntryType;
 
 use super::*;
@@ -10,7 +11,7 @@ use crate::command::{Batch, Command, Kind, MemberChange};
 use crate::consensus::BEGINNING;
 use crate::ids::ClusterId;
 use crate::metrics::Metrics;
-use crate::storage::disk::MemoryDisk;
+use crate::storage::disk::{Fault, MemoryDisk};
 use crate::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::log::member_change::Kind as Change;
@@ -159,4 +160,33 @@ fn a_new_term_is_durable_before_anybody_hears_of_it() {
     let said = run(&mut node, &disk);
     assert!(node.is_leader() && said.iter().any(|(message, _)| message.term == 2), "{said:?}");
     assert!(said.iter().all(|(message, durable)| durable.term >= message.term), "{said:?}");
+}
+
+/// They are answered on a full disk, too: the leader goes on then with what the others have.
+#[test]
+fn entries_that_raft_does_not_append_need_no_room() {
+    let disk = MemoryDisk::default();
+    let mut node = node_of(&disk, Membership::new(voters(3)), WalOptions { segment_bytes: 4096 });
+    let entries: Vec<_> = (2..6).map(|index| entry(index, 3000)).collect();
+    node.receive(append(entries.clone())).expect("taken");
+    run(&mut node, &disk);
+    let known = append(entries.clone());
+    let mut stale = append(vec![entry(6, 30_000)]);
+    (stale.term, stale.index, stale.log_term) = (1, 5, 2);
+    let mut without_those_before = append(vec![entry(9, 30_000)]);
+    (without_those_before.index, without_those_before.log_term) = (8, 2);
+    disk.fail_at(0, Fault::Full);
+    for needless in [known, stale, without_those_before] {
+        node.receive(needless).expect("looked at");
+        assert_eq!(disk.failed_call(), None);
+    }
+    let mut new = append(vec![entry(6, 30_000)]);
+    (new.index, new.log_term) = (5, 2);
+    node.receive(new).expect("it finds no room");
+    assert!(disk.failed_call().is_some());
+    disk.restart();
+    let said = run(&mut node, &disk);
+    let answers: Vec<_> = said.iter().map(|(message, _)| (message.index, message.reject)).collect();
+    assert!(answers.contains(&(5, false)), "{answers:?}");
+    assert_eq!(node.log().last_index().expect("it has one"), 5);
 }
