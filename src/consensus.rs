@@ -28,7 +28,7 @@ pub use handle::{Handle, Ordered};
 pub use log::{BEGINNING, LogTimers, RaftLog};
 pub use message::{BadMessage, from_wire, to_wire};
 pub use node::{CommittedEntry, Error, Network, Node, NodeOptions, Step};
-pub use offline::{NeededState, changes_in, go_on_after, needed_state, stand_alone};
+pub use offline::{NeededState, changes_in, go_on_after, needed_state, removed_in, stand_alone};
 pub use progress::Progress;
 pub use proposal::{Proposal, Replies};
 pub use reads::{Granted, ReadReply};

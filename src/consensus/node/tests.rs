@@ -162,6 +162,19 @@ fn a_new_term_is_durable_before_anybody_hears_of_it() {
     assert!(said.iter().all(|(message, durable)| durable.term >= message.term), "{said:?}");
 }
 
+#[test]
+fn a_removed_member_is_not_heard() {
+    let disk = MemoryDisk::default();
+    let mut members = Membership::new(voters(3));
+    members.apply(&removal(3)).expect("allowed");
+    let mut node = node_of(&disk, members, WalOptions::default());
+    let mut heartbeat = message(MessageType::MsgHeartbeat);
+    node.receive(heartbeat.clone()).expect("taken");
+    (heartbeat.from, heartbeat.term) = (3, 9);
+    node.receive(heartbeat).expect("dropped");
+    assert_eq!((node.leader(), node.term()), (MemberId(2), Term(2)));
+}
+
 /// They are answered on a full disk, too: the leader goes on then with what the others have.
 #[test]
 fn entries_that_raft_does_not_append_need_no_room() {
