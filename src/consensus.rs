@@ -1,5 +1,6 @@
 //! Consensus: one loop owns raft and its log; everybody else holds a `Handle`.
-//! Owns the order of commands and their durability; never looks into a command.
+//! Owns the order of commands and their durability. Of what a command says it looks at changes of members, and at whether
+//! it makes room on a full disk; everything else is for `apply`.
 
 mod connections;
 mod event_loop;
@@ -27,7 +28,7 @@ pub use handle::{Handle, Ordered};
 pub use log::{BEGINNING, LogTimers, RaftLog};
 pub use message::{BadMessage, from_wire, to_wire};
 pub use node::{CommittedEntry, Error, Network, Node, NodeOptions, Step};
-pub use offline::{NeededState, changes_in, go_on_after, needed_state, stand_alone};
+pub use offline::{NeededState, changes_in, go_on_after, needed_state, removed_in, stand_alone};
 pub use progress::Progress;
 pub use proposal::{Proposal, Replies};
 pub use reads::{Granted, ReadReply};

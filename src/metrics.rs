@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use prometheus::{Encoder, Histogram, Registry, TextEncoder};
 
+use crate::consensus::LogTimers;
 use crate::mvcc::Operations;
 
 pub use rpc::{Rpc, RpcKind, RpcMetrics};
@@ -73,6 +74,11 @@ impl Metrics {
             self.range_seconds.with_label_values(&["false"]).observe(reading.as_secs_f64());
             self.request_seconds.with_label_values(&["Range", "false"]).observe(took.as_secs_f64());
         }
+    }
+
+    /// Those that the log of consensus counts.
+    pub fn log_timers(&self) -> LogTimers {
+        LogTimers { write: self.log_write_seconds.clone(), flush: self.log_flush_seconds.clone() }
     }
 
     pub fn count_operations(&self, operations: &Operations) {

@@ -11,7 +11,7 @@ mod outbound;
 mod service;
 mod states;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ struct Shared {
     /// A lock, because consensus changes the links and services look one up; it is held for that.
     links: Mutex<BTreeMap<MemberId, Link>>,
     removed: watch::Sender<bool>,
+    /// Removed by the log of this member as it started, whatever its store says: they are neither spoken to nor heard.
+    removed_in_log: BTreeSet<MemberId>,
     /// Where this member is reached, as far as it knows itself: told to those it connects to.
     own_urls: Mutex<Vec<String>>,
     birth: Birth,
@@ -85,8 +87,13 @@ struct Shared {
 }
 
 impl Peers {
-    /// No links yet. They run on `runtime`.
-    pub fn new(data_dir: &DataDir, runtime: tokio::runtime::Handle, metrics: Metrics) -> Self {
+    /// No links yet. They run on `runtime`; none goes to those whom the log has removed.
+    pub fn new(
+        data_dir: &DataDir,
+        removed_in_log: BTreeSet<MemberId>,
+        runtime: tokio::runtime::Handle,
+        metrics: Metrics,
+    ) -> Self {
         Self(Arc::new(Shared {
             cluster: data_dir.cluster(),
             member: data_dir.member(),
@@ -94,6 +101,7 @@ impl Peers {
             metrics,
             links: Mutex::default(),
             removed: watch::channel(false).0,
+            removed_in_log,
             own_urls: Mutex::default(),
             birth: data_dir.birth(),
             known: data_dir.known().clone(),
@@ -106,11 +114,6 @@ impl Peers {
     /// Consensus' way out to the peers: to `found` until it knows members.
     pub fn outbound(&self, consensus: &Handle, found: Membership) -> Outbound {
         Outbound::new(self.clone(), consensus.clone(), found)
-    }
-
-    /// As `outbound`, for a member whose log drops all others: nobody is spoken to before it has.
-    pub fn outbound_alone(&self, consensus: &Handle) -> Outbound {
-        Outbound::alone(self.clone(), consensus.clone())
     }
 
     /// Becomes true when this member is no member any more.

@@ -112,7 +112,7 @@ impl RaftLog {
     pub fn append(&mut self, hard_state: Option<&HardState>, entries: &[Entry]) -> Result<(), Error> {
         let mut promised = false;
         if let Some(new) = hard_state {
-            promised = new.term != self.hard_state.term || new.vote != self.hard_state.vote;
+            promised = self.is_promise(new);
             self.hard_state = new.clone();
         }
         if entries.is_empty() && !promised {
@@ -129,7 +129,7 @@ impl RaftLog {
             self.entries.truncate(keep);
             for entry in entries {
                 let mut entry = entry.clone();
-                if entry.entry_type != EntryType::EntryNormal {
+                if is_change(&entry) {
                     // What raft reads of a change when it is proposed; its batch stands in the context.
                     entry.data = bytes::Bytes::new();
                 }
@@ -184,6 +184,26 @@ impl RaftLog {
         self.wal.flush()?;
         timer.observe_duration();
         Ok(())
+    }
+
+    /// Whether term or vote are new: nothing that rests on them may be said before a flush.
+    pub fn is_promise(&self, new: &HardState) -> bool {
+        new.term != self.hard_state.term || new.vote != self.hard_state.vote
+    }
+
+    /// Whether a change of members becomes committed when the commit index rises to `commit`. `new` has the entries that are
+    /// not in the log yet.
+    pub fn commits_change(&self, commit: LogIndex, new: &[Entry]) -> bool {
+        let known = self.hard_state.commit;
+        let place = |index: u64| {
+            let place =
+                usize::try_from(index.saturating_sub(self.base.index.0)).expect("indexes in memory fit");
+            place.min(self.entries.len())
+        };
+        let (first, end) = (place(known), place(commit.0));
+        let mut of_log = self.entries.range(first.min(end)..end);
+        let becomes = |entry: &&Entry| entry.index > known && entry.index <= commit.0;
+        of_log.any(is_change) || new.iter().filter(becomes).any(is_change)
     }
 
     /// Remembers a commit index; it is written with the next record.
@@ -329,6 +349,10 @@ fn to_raft(stored: WalEntry) -> Result<Entry, Error> {
     let mut entry = Entry { index, term, ..Entry::default() };
     set_data(&mut entry, is_change, data);
     Ok(entry)
+}
+
+pub(super) fn is_change(entry: &Entry) -> bool {
+    entry.entry_type != EntryType::EntryNormal
 }
 
 fn size_of(entry: &Entry) -> usize {

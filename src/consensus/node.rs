@@ -246,7 +246,7 @@ impl Node {
     /// # Errors
     /// `LostEntries`.
     pub fn receive(&mut self, message: Message) -> Result<(), Error> {
-        if message.to != self.id.0 || message.from == self.id.0 || message.from == INVALID_ID {
+        if !self.hears(&message) {
             tracing::debug!(from = message.from, to = message.to, "a message is not for this member");
             return Ok(());
         }
@@ -271,6 +271,12 @@ impl Node {
         }
         self.notice();
         Ok(())
+    }
+
+    /// Whether a message is for this member, and of one who may still speak: a removed member may not know that it is one.
+    fn hears(&self, message: &Message) -> bool {
+        let is_others = message.from != self.id.0 && message.from != INVALID_ID;
+        message.to == self.id.0 && is_others && !self.members.is_removed(MemberId(message.from))
     }
 
     /// What raft would take for a defect of its own and end the process.
@@ -475,3 +481,6 @@ fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)
 }
+
+#[cfg(test)]
+mod tests;

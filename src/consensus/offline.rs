@@ -1,6 +1,8 @@
 //! What is done to a log while no raft runs over it: what a lost store must be made good with, and how the log goes on then.
 //! Owns no state; every change is one record of the log.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -88,7 +90,7 @@ fn term_of(content: &WalContent, index: LogIndex) -> Option<Term> {
 
 /// Makes `own` the only member of its cluster: everything in the log counts as committed, and behind it stand the changes
 /// that drop the others, as of a term in which this member alone leads. One record: after a crash all of it is there or
-/// nothing. `false` when it stood alone already.
+/// nothing. Does nothing when it stands alone already.
 ///
 /// # Errors
 /// `NotAMember` when it has no state, or was removed; `Log` when log and store do not fit, for faults of the disk.
@@ -98,7 +100,7 @@ pub fn stand_alone(
     applied: LogPosition,
     mut members: Membership,
     own: MemberId,
-) -> Result<bool, super::Error> {
+) -> Result<(), super::Error> {
     check_fit(content, applied)?;
     for change in changes_in(content, applied.index)? {
         // As consensus and apply do: what the rules refuse changes nothing.
@@ -113,7 +115,7 @@ pub fn stand_alone(
     let others = members.list().into_iter().filter(|member| member.id != own.0);
     let changes: Vec<_> = promotion.into_iter().chain(others.map(|other| Change::Remove(other.id))).collect();
     if changes.is_empty() {
-        return Ok(false);
+        return Ok(());
     }
     let last = content.entries.last().map_or(applied.index.0, |last| last.index);
     let newest = content.entries.last().map_or(0, |last| last.term);
@@ -132,7 +134,26 @@ pub fn stand_alone(
     wal.flush()?;
     content.hard_state = hard_state;
     content.entries.extend(entries);
-    Ok(true)
+    Ok(())
+}
+
+/// Who belongs to `members`, those after `applied`, or comes after them, and is removed by what the log knows to be
+/// committed: they are gone already, though the store does not say so yet.
+///
+/// # Errors
+/// `Damaged` for an entry that is none of ours.
+pub fn removed_in(
+    content: &WalContent,
+    applied: LogIndex,
+    members: &Membership,
+) -> Result<BTreeSet<MemberId>, Error> {
+    let mut after = members.clone();
+    for change in changes_between(content, applied, LogIndex(content.hard_state.commit))? {
+        if let Err(rejection) = after.apply(&change) {
+            tracing::debug!(%rejection, "a change of members in the log does nothing");
+        }
+    }
+    Ok(after.removed().filter(|id| !members.is_removed(*id)).collect())
 }
 
 fn batch_of(proposer: MemberId, change: MemberChange) -> Bytes {
@@ -145,7 +166,16 @@ fn batch_of(proposer: MemberId, change: MemberChange) -> Bytes {
 /// # Errors
 /// `Damaged` for an entry that is none of ours.
 pub fn changes_in(content: &WalContent, after: LogIndex) -> Result<Vec<MemberChange>, Error> {
-    let entries = content.entries.iter().filter(|entry| entry.index > after.0 && entry.kind == CHANGE);
+    changes_between(content, after, LogIndex(u64::MAX))
+}
+
+fn changes_between(
+    content: &WalContent,
+    after: LogIndex,
+    through: LogIndex,
+) -> Result<Vec<MemberChange>, Error> {
+    let is_between = |entry: &&WalEntry| entry.index > after.0 && entry.index <= through.0;
+    let entries = content.entries.iter().filter(is_between).filter(|entry| entry.kind == CHANGE);
     entries.map(change_of).collect()
 }
 

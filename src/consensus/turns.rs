@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// What the clock counts from: whenever it is first looked at.
+static CLOCK_BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Written by the loop; read by everybody.
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ pub struct Turns {
 }
 
 fn now() -> u64 {
-    u64::try_from(BEGINNING.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    u64::try_from(CLOCK_BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
 }
 
 impl Turns {

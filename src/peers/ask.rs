@@ -1,5 +1,6 @@
 //! What members ask each other beside raft's messages: who belongs to the cluster, and what only the leader does.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tonic::Status;
@@ -30,10 +31,14 @@ pub struct KnownCluster {
     pub begun: Vec<MemberId>,
 }
 
-/// Why none of several URLs has told who belongs to the cluster.
+/// Why nobody has done what was asked, with what each of them said.
 #[derive(Debug, thiserror::Error)]
-#[error("could not retrieve cluster information from the given URLs{0}")]
-pub struct AskError(String);
+pub enum AskError {
+    #[error("could not retrieve cluster information from the given URLs{0}")]
+    Members(String),
+    #[error("no member has changed who belongs to the cluster{0}")]
+    Change(String),
+}
 
 /// Asks the URLs in turn who belongs to their cluster. Any member may ask, also one that has no data yet.
 ///
@@ -58,23 +63,22 @@ pub async fn ask_members(urls: &[String]) -> Result<KnownCluster, AskError> {
             Err(why) => failed.push(why),
         }
     }
-    let why = if failed.is_empty() { String::new() } else { format!(": {}", failed.join("; ")) };
-    Err(AskError(why))
+    Err(AskError::Members(list(&failed)))
 }
 
-/// Asks the members of a cluster that are reached by `urls` in turn to change who belongs to it, until one leads and does.
-/// For a member that has no id yet.
+/// Asks the members of a cluster in turn to change who belongs to it, until one leads and does; nobody at `own`, where the
+/// one that asks is reached. For a member that has no id yet.
 ///
 /// # Errors
 /// What each of them said.
 pub async fn ask_change(
     known: &KnownCluster,
-    urls: &[String],
+    own: &BTreeSet<&str>,
     change: &MemberChange,
 ) -> Result<(), AskError> {
     let mut failed = Vec::new();
-    let reached = |member: &&Member| member.peer_ur_ls.iter().any(|url| urls.contains(url));
-    for member in known.members.iter().filter(reached) {
+    let is_other = |member: &&Member| member.peer_ur_ls.iter().all(|url| !own.contains(url.as_str()));
+    for member in known.members.iter().filter(is_other) {
         for url in &member.peer_ur_ls {
             let asked = async {
                 let endpoint = endpoint(url).map_err(|error| error.to_string())?.timeout(CHANGE_TIMEOUT);
@@ -91,7 +95,11 @@ pub async fn ask_change(
             }
         }
     }
-    Err(AskError(format!(": {}", failed.join("; "))))
+    Err(AskError::Change(list(&failed)))
+}
+
+fn list(failed: &[String]) -> String {
+    if failed.is_empty() { String::new() } else { format!(": {}", failed.join("; ")) }
 }
 
 impl Peers {

@@ -19,8 +19,6 @@ pub struct Outbound {
     consensus: Handle,
     /// Whom a member that joins can reach until it knows members.
     found: Membership,
-    /// The members that are known are to be dropped: they are not spoken to.
-    drops_others: bool,
     queues: HashMap<u64, Queue>,
     gathered: Vec<(u64, Vec<pb::RaftMessage>)>,
 }
@@ -28,11 +26,7 @@ pub struct Outbound {
 impl Outbound {
     pub(super) fn new(peers: Peers, consensus: Handle, found: Membership) -> Self {
         let (queues, gathered) = (HashMap::new(), Vec::new());
-        Self { peers, consensus, found, drops_others: false, queues, gathered }
-    }
-
-    pub(super) fn alone(peers: Peers, consensus: Handle) -> Self {
-        Self { drops_others: true, ..Self::new(peers, consensus, Membership::default()) }
+        Self { peers, consensus, found, queues, gathered }
     }
 }
 
@@ -71,10 +65,6 @@ impl Network for Outbound {
 
 impl Outside for Outbound {
     fn set_members(&mut self, members: &Membership) {
-        self.drops_others &= members.list().len() > 1;
-        if self.drops_others {
-            return;
-        }
         let own = self.peers.0.member;
         let is_joining = members.voters().is_empty();
         let members = if is_joining { &self.found } else { members };
@@ -96,7 +86,7 @@ impl Outside for Outbound {
         }
         for member in members.list() {
             let id = MemberId(member.id);
-            if id != own && !links.contains_key(&id) {
+            if id != own && !links.contains_key(&id) && !self.peers.0.removed_in_log.contains(&id) {
                 match Link::begin(&self.peers, &self.consensus, id, &member.peer_ur_ls) {
                     Some(link) => drop(links.insert(id, link)),
                     None => {

@@ -72,7 +72,7 @@ impl PeerService {
     async fn admit(&self, caller: Caller) -> Result<(), Status> {
         let Caller { id, birth } = caller;
         let members = self.members.now();
-        if members.is_removed(id) {
+        if members.is_removed(id) || self.peers.0.removed_in_log.contains(&id) {
             return Err(Status::permission_denied(REMOVED));
         }
         let known = &self.peers.0.known;

@@ -57,35 +57,52 @@ async fn ask(others: &[String]) -> Result<KnownCluster, Error> {
 async fn rejoin(config: &Config, others: &[String]) -> Result<FirstStart, Error> {
     let mut known = ask(others).await?;
     let own = own_urls(config);
-    let before = find(&known, &own).cloned();
+    let before = find(&known, &own);
     let is_added = |member: &pb::Member| member.is_learner && !has_begun(&known, member);
-    if !before.as_ref().is_some_and(is_added) {
+    if !before.is_some_and(is_added) {
         if let Some(before) = before {
             tracing::warn!(member = %format!("{:x}", before.id), "this member's data is gone: its old id is removed");
-            change(&known, others, Change::Remove(before.id)).await?;
+            change(others, &own, Change::Remove(before.id)).await?;
         }
         let peer_ur_ls: Vec<String> = own.iter().map(ToString::to_string).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let id = config::new_member_id(&peer_ur_ls, now).0;
         tracing::info!(member = %format!("{id:x}"), "this member joins anew as a learner");
         let learner = pb::Member { id, peer_ur_ls, is_learner: true, ..pb::Member::default() };
-        change(&known, others, Change::Add(learner)).await?;
-        known = ask(others).await?;
+        known = change(others, &own, Change::Add(learner)).await?;
     }
     join(config, &known)
 }
 
-/// Has the leader make a change; the others are asked in turn until one of them leads and may.
-async fn change(known: &KnownCluster, others: &[String], change: Change) -> Result<(), Error> {
+/// Has the leader make a change: the cluster in which it is made. Those of whom `others` tell are asked in turn until one leads
+/// and may. An answer can be lost; what is made is not asked for again.
+async fn change(others: &[String], own: &BTreeSet<&str>, change: Change) -> Result<KnownCluster, Error> {
     let change = MemberChange { kind: Some(change), ..MemberChange::default() };
     let deadline = Instant::now() + REJOIN_TIMEOUT;
     loop {
-        match peers::ask_change(known, others, &change).await {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(Error::FirstStart(error.to_string())),
-            Err(error) => tracing::info!(%error, "the change of members is not made yet"),
+        let failed = match peers::ask_members(others).await {
+            Ok(known) if is_made(&known, &change) => return Ok(known),
+            Ok(known) => peers::ask_change(&known, own, &change).await.err(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = &failed {
+            tracing::info!(%error, "the change of members is not made yet");
+        }
+        if Instant::now() > deadline {
+            let unknown = || "the members that were asked do not know of the change that was made".to_owned();
+            return Err(Error::FirstStart(failed.map_or_else(unknown, |error| error.to_string())));
         }
         tokio::time::sleep(REJOIN_PAUSE).await;
+    }
+}
+
+/// Of a change that removes or adds.
+fn is_made(known: &KnownCluster, change: &MemberChange) -> bool {
+    let is_there = |id: u64| known.members.iter().any(|member| member.id == id);
+    match &change.kind {
+        Some(Change::Remove(id)) => !is_there(*id),
+        Some(Change::Add(member)) => is_there(member.id),
+        _ => false,
     }
 }
 
@@ -167,3 +184,6 @@ pub fn already_there(id: u64) -> String {
          start with --initial-cluster-state=existing"
     )
 }
+
+#[cfg(test)]
+mod tests;

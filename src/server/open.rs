@@ -1,6 +1,6 @@
 //! Opening: sockets, then what is on disk, recovered and fitted together. Starts nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::listener;
 use super::refill::refill;
 use crate::alarm::Alarms;
 use crate::config::{Config, InitialMember, ListenConfig, Url};
-use crate::consensus::{self, BEGINNING, LogTimers, Node, NodeOptions, RaftLog};
+use crate::consensus::{self, BEGINNING, Node, NodeOptions, RaftLog};
 use crate::datadir::{DataDir, FirstStart};
 use crate::ids::{LogIndex, LogPosition, MemberId};
 use crate::lease::Leases;
@@ -47,8 +47,8 @@ pub struct Opened {
     /// Where states of other members come in.
     pub importer: Importer,
     pub metrics: Metrics,
-    /// The log drops the other members: nobody is spoken to before that is applied.
-    pub is_forced: bool,
+    /// Removed by the log, though the store does not know it yet.
+    pub removed: BTreeSet<MemberId>,
 }
 
 /// Opens every socket of the configuration.
@@ -98,8 +98,6 @@ pub struct OpenedLog {
     pub wal: Wal,
     pub content: WalContent,
     pub metrics: Metrics,
-    /// See `Opened`.
-    is_forced: bool,
 }
 
 /// What a store held.
@@ -121,7 +119,7 @@ impl OpenedLog {
         let owner = Owner { member: data_dir.member(), cluster: data_dir.cluster() };
         let (wal, content) = Wal::open(disk, owner, WalOptions::default()).map_err(Error::Log)?;
         data_dir.log_made()?;
-        Ok(Self { data_dir, wal, content, metrics, is_forced: false })
+        Ok(Self { data_dir, wal, content, metrics })
     }
 
     /// Opens the store below the log, and makes the one that a new cluster begins with.
@@ -184,16 +182,20 @@ impl OpenedLog {
         let remembered = self.data_dir.remembered().into_iter().filter(|member| member.id == own);
         self.data_dir.known().set_members(remembered.collect())?;
         let (applied, members) = (opened.store.applied(), opened.membership.clone());
-        self.is_forced = consensus::stand_alone(&mut self.wal, &mut self.content, applied, members, own)?;
-        Ok(())
+        Ok(consensus::stand_alone(&mut self.wal, &mut self.content, applied, members, own)?)
     }
 
     /// # Errors
     /// `Consensus`, `Log`.
     pub fn begin(self, config: &Config, opened: OpenedStore) -> Result<Opened, Error> {
-        let Self { data_dir, wal, content, metrics, is_forced } = self;
+        let Self { data_dir, wal, content, metrics } = self;
         let OpenedStore { store, recovered, leases, alarms, membership } = opened;
         let importer = store_beside(&data_dir)?;
+        let removed =
+            consensus::removed_in(&content, store.applied().index, &membership).map_err(Error::Log)?;
+        if !removed.is_empty() {
+            tracing::info!(count = removed.len(), "the log has removed members that the store still knows");
+        }
         let members = Members::new(membership.clone());
         let node = node(config, (wal, content), store.applied(), &metrics, (data_dir.member(), membership))?;
         let Recovered { keyspace, compaction_is_open, .. } = recovered;
@@ -208,7 +210,7 @@ impl OpenedLog {
             node,
             importer,
             metrics,
-            is_forced,
+            removed,
         })
     }
 }
@@ -302,9 +304,7 @@ fn node(
     }
     let entries = content.entries.len();
     tracing::info!(entries, applied = applied.index.0, "opened the raft log");
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, applied, &members, timers).map_err(Error::Log)?;
+    let log = RaftLog::new(wal, content, applied, &members, metrics.log_timers()).map_err(Error::Log)?;
     let ticks = config.raft.election_timeout.as_millis() / config.raft.heartbeat.as_millis().max(1);
     let options = NodeOptions {
         id,

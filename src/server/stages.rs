@@ -1,6 +1,7 @@
 //! The stages: a thread each for consensus, apply, store and watch, the workers of the front end, and the
 //! channels between them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -28,7 +29,7 @@ use crate::config::Config;
 use crate::consensus::{ConsensusError, Handle, Loop, LoopParts, Node, Stopper};
 use crate::courier::Outbox;
 use crate::datadir::DataDir;
-use crate::ids::Revision;
+use crate::ids::{MemberId, Revision};
 use crate::lease::Leases;
 use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
@@ -65,8 +66,6 @@ pub struct Stages {
     metrics: Metrics,
     threads: Vec<JoinHandle<()>>,
     ended: mpsc::Receiver<StageEnd>,
-    /// See `Opened`.
-    is_forced: bool,
 }
 
 /// What ends streams that have no end of their own.
@@ -91,11 +90,11 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         node,
         importer,
         metrics,
-        is_forced,
+        removed,
     } = opened;
     let (reader, tail, applied) = (keyspace.reader(), keyspace.tail(), store.applied());
     let (peer_thread, peers, consensus_loop, parts) =
-        consensus(config, node, (&data_dir, is_forced), &metrics)?;
+        consensus(config, node, (&data_dir, removed), &metrics)?;
     let LoopParts { handle: consensus, stopper, committed } = parts;
     let progress = consensus.progress().clone();
     progress.set_applied(applied);
@@ -148,26 +147,22 @@ pub fn start(config: &Config, opened: Opened) -> Result<Stages, Error> {
         metrics,
         threads,
         ended,
-        is_forced,
     })
 }
 
-/// Consensus with its way to the other members.
+/// Consensus with its way to the other members, but for those whom the log has removed.
 fn consensus(
     config: &Config,
     node: Node,
-    (data_dir, is_forced): (&DataDir, bool),
+    (data_dir, removed): (&DataDir, BTreeSet<MemberId>),
     metrics: &Metrics,
 ) -> Result<(PeerThread, Peers, Loop, LoopParts), Error> {
     let peer_thread = PeerThread::new()?;
-    let peers = Peers::new(data_dir, peer_thread.handle(), metrics.clone());
+    let peers = Peers::new(data_dir, removed, peer_thread.handle(), metrics.clone());
     let found = membership_of(data_dir.found());
     let seconds = metrics.request_seconds.clone();
     let (consensus_loop, parts) = Loop::new(node, loop_options(config), seconds, |consensus| {
-        Box::new(match is_forced {
-            true => peers.outbound_alone(consensus),
-            false => peers.outbound(consensus, found),
-        })
+        Box::new(peers.outbound(consensus, found))
     });
     Ok((peer_thread, peers, consensus_loop, parts))
 }
@@ -232,10 +227,6 @@ impl Stages {
         let (for_peers, listeners): (Vec<_>, Vec<_>) =
             listeners.into_iter().partition(|listener| listener.serves.peer && !listener.serves.grpc);
         let (stop_peers, peers_stopping) = watch::channel(false);
-        // Those who are dropped are heard no sooner than that is applied.
-        if self.is_forced {
-            self.wait_until_ready().await?;
-        }
         let peer_thread = self.peer_thread.take().expect("it is taken once").begin(PeerServing {
             sockets: for_peers.into_iter().map(|listener| (listener.socket, listener.serves)).collect(),
             dispatcher: dispatcher.clone(),

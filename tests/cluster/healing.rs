@@ -21,6 +21,13 @@ const VALUE_BYTES: usize = 1 << 20;
 /// What happens to a store.
 type Loss = fn(&Path);
 
+/// How often making a store good is cut short, and how long after its beginning, at most.
+const MAX_CUTS: usize = 12;
+const LONGEST_CUT: Duration = Duration::from_millis(800);
+const LOST: &str = "the store is lost";
+/// What comes when there is a store.
+const MADE_GOOD: &str = "opened the raft log";
+
 /// The log then leaves out what the store has.
 const NO_CATCH_UP: &str = "--snapshot-catchup-entries=1";
 
@@ -107,7 +114,7 @@ async fn a_lost_store_is_made_good_by_the_others() {
         put_some(&cluster, one, &format!("without {victim}"), &mut history).await;
         cluster.launch(victim).await;
         let log = cluster.log(victim);
-        assert!(log.contains("the store is lost"), "{log}");
+        assert!(log.contains(LOST), "{log}");
         assert!(log.contains("is in the place of the lost store"), "{log}");
         assert_eq!(cluster.data(victim).join("store.lost-1").exists(), is_kept, "{log}");
         cluster.check(&history).await;
@@ -135,7 +142,7 @@ async fn a_lost_store_is_made_good_without_a_leader() {
     cluster.check(&history).await;
 }
 
-/// Killed at any moment of it, again and again.
+/// Killed at any moment of it, again and again. When it was done by then, the store is lost once more, and it is killed sooner.
 #[tokio::test]
 async fn a_lost_store_is_made_good_whenever_that_is_cut_short() {
     let seed = setting("DECKLOG_CLUSTER_SEED").unwrap_or_else(rand::random);
@@ -146,10 +153,20 @@ async fn a_lost_store_is_made_good_whenever_that_is_cut_short() {
     write_until_logs_are_cut(&cluster, &mut history).await;
     cluster.kill(1);
     empty(&cluster.data(1).join("store"));
-    for time in 0..8 {
+    let (mut cut_short, mut longest) = (0, LONGEST_CUT);
+    for time in 0..MAX_CUTS {
         put_some(&cluster, 0, &format!("meanwhile {time}"), &mut history).await;
-        cluster.start_and_kill(1, Duration::from_millis(random.random_range(10..800))).await;
+        let after = longest.mul_f64(random.random());
+        cluster.start_and_kill(1, &[LOST, MADE_GOOD], after).await;
+        if !cluster.log(1).contains(MADE_GOOD) {
+            cut_short += 1;
+        } else {
+            empty(&cluster.data(1).join("store"));
+            longest /= 2;
+        }
     }
+    println!("{cut_short} of {MAX_CUTS} cut short");
+    assert!(cut_short >= MAX_CUTS / 2, "only {cut_short} of {MAX_CUTS} were under way");
     cluster.launch(1).await;
     cluster.check(&history).await;
     // With it alone as a second.

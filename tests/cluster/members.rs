@@ -248,18 +248,24 @@ impl Cluster {
 
     /// Waits until a log says something.
     pub async fn wait_for_log(&self, place: usize, text: &str) {
+        self.wait_for_log_of(place, &[text]).await;
+    }
+
+    /// Waits until a log says one of these.
+    async fn wait_for_log_of(&self, place: usize, texts: &[&str]) {
         let mut looks = tokio::time::interval(LOOK);
         let said = tokio::time::timeout(LIMIT, async {
-            while !self.log(place).contains(text) {
+            while !texts.iter().any(|text| self.log(place).contains(text)) {
                 looks.tick().await;
             }
         });
-        assert!(said.await.is_ok(), "it does not say {text:?}: {}", self.log(place));
+        assert!(said.await.is_ok(), "it says none of {texts:?}: {}", self.log(place));
     }
 
-    /// Starts a member that is down, waits for nothing, and kills it after a time.
-    pub async fn start_and_kill(&self, place: usize, after: Duration) {
+    /// Starts a member that is down, and kills it some time after it has said one of these.
+    pub async fn start_and_kill(&self, place: usize, said: &[&str], after: Duration) {
         let process = self.spawn(place);
+        self.wait_for_log_of(place, said).await;
         drop(tokio::time::timeout(after, std::future::pending::<()>()).await);
         drop(process);
     }

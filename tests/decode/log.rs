@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use decklog::command::{self, Batch, Kind};
-use decklog::consensus::{self, LogTimers, Message, Network, Node, NodeOptions, RaftLog};
+use decklog::consensus::{self, Message, Network, Node, NodeOptions, RaftLog};
 use decklog::ids::{ClusterId, LogIndex, LogPosition, MemberId, Term};
 use decklog::members::Membership;
 use decklog::metrics::Metrics;
@@ -199,10 +199,8 @@ fn any_log_starts_a_member_or_does_not_fit() {
         let last = content.entries.last().map_or(applied.index.0, |entry| entry.index);
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
         let (wal, _) = Wal::open(disk, OWNER, WalOptions { segment_bytes: 4096 }).expect("a new log");
-        let timers =
-            LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
         let members = Membership::new(vec![Member { id: 7, ..Member::default() }]);
-        let Ok(log) = RaftLog::new(wal, content, applied, &members, timers) else {
+        let Ok(log) = RaftLog::new(wal, content, applied, &members, metrics.log_timers()) else {
             refused += 1;
             continue;
         };

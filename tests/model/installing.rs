@@ -10,8 +10,6 @@ use bytes::Bytes;
 use prost::Message;
 use tempfile::TempDir;
 
-use crate::rig::persist_metrics;
-
 use decklog::alarm::Alarms;
 use decklog::apply::Applier;
 use decklog::command::{Batch, Kind};
@@ -25,6 +23,8 @@ use decklog::persist::{Mailbox, Persist, PersistOptions, PersistParts};
 use decklog::snapshot::{Capture, Error, Importer};
 use decklog::storage::{Error as StoreError, MemoryStore, Round, SledOptions, SledStore, Store};
 use decklog::wire::etcdserverpb::PutRequest;
+
+use crate::counted::persist_metrics;
 
 const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 };
 

@@ -16,12 +16,14 @@ use decklog::lease::Leases;
 use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
-use decklog::persist::{Persist, PersistMetrics, PersistParts};
+use decklog::persist::{Persist, PersistParts};
 use decklog::snapshot::{Capture, Importer, Received, Replacement};
 use decklog::storage::{Error, MemoryStore, Round, SledOptions, SledStore, Store, StoredChange, TableWrite};
 use decklog::wire::etcdserverpb::{AlarmType, CompactionRequest};
 use prost::Message;
 use tempfile::TempDir;
+
+use crate::counted::persist_metrics;
 
 /// Where a rig keeps its state.
 pub enum Place {
@@ -352,16 +354,4 @@ impl Rig {
 
 fn position(index: usize) -> LogPosition {
     LogPosition { index: LogIndex(index as u64), term: Term(1) }
-}
-
-pub fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
-    PersistMetrics {
-        write_seconds: metrics.store_write_seconds.clone(),
-        flush_seconds: metrics.store_flush_seconds.clone(),
-        slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
-        compaction_milliseconds: metrics.compaction_milliseconds.clone(),
-        compacted_keys: metrics.compaction_keys.clone(),
-        last_compaction: metrics.compaction_last.clone(),
-        defragment_in_flight: metrics.defragment_in_flight.clone(),
-    }
 }

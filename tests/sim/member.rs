@@ -7,16 +7,14 @@ use std::time::{Duration, Instant};
 use decklog::alarm::Alarms;
 use decklog::apply::Applier;
 use decklog::command::{Command, Kind, Outcome};
-use decklog::consensus::{
-    ConsensusError, LogTimers, Message, Network, Node, NodeOptions, Progress, Proposal, RaftLog,
-};
+use decklog::consensus::{ConsensusError, Message, Network, Node, NodeOptions, Progress, Proposal, RaftLog};
 use decklog::courier::{Courier, Outbox};
 use decklog::ids::{ClusterId, LeaseId, LogIndex, MemberId, Revision, Term};
 use decklog::lease::Leases;
 use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
-use decklog::persist::{self, Persist, PersistMetrics, PersistParts};
+use decklog::persist::{self, Persist, PersistParts};
 use decklog::storage::disk::MemoryDisk;
 use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::storage::{Error, MemoryStore, Round, Store};
@@ -25,6 +23,7 @@ use decklog::wire::etcdserverpb as pb;
 use prost::Message as _;
 use tokio::sync::oneshot;
 
+use crate::counted::persist_metrics;
 use crate::naive::Naive;
 
 const ID: MemberId = MemberId(7);
@@ -266,9 +265,7 @@ fn alone() -> Membership {
 fn node(disks: &Disks, store: &dyn Store, metrics: &Metrics) -> Result<Node, Box<dyn std::error::Error>> {
     let (wal, content) = Wal::open(Arc::new(disks.log.clone()), OWNER, SMALL_SEGMENTS)?;
     let applied = store.applied();
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, applied, &alone(), timers)?;
+    let log = RaftLog::new(wal, content, applied, &alone(), metrics.log_timers())?;
     let options = NodeOptions {
         id: ID,
         election_ticks: 10,
@@ -281,16 +278,4 @@ fn node(disks: &Disks, store: &dyn Store, metrics: &Metrics) -> Result<Node, Box
     let mut node = Node::new(log, &options)?;
     node.campaign_if_alone()?;
     Ok(node)
-}
-
-pub fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
-    PersistMetrics {
-        write_seconds: metrics.store_write_seconds.clone(),
-        flush_seconds: metrics.store_flush_seconds.clone(),
-        slice_milliseconds: metrics.compaction_pause_milliseconds.clone(),
-        compaction_milliseconds: metrics.compaction_milliseconds.clone(),
-        compacted_keys: metrics.compaction_keys.clone(),
-        last_compaction: metrics.compaction_last.clone(),
-        defragment_in_flight: metrics.defragment_in_flight.clone(),
-    }
 }

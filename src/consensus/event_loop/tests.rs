@@ -3,7 +3,7 @@
 use raft::eraftpb::Entry;
 
 use super::*;
-use crate::consensus::{BEGINNING, LogTimers, NodeOptions, RaftLog};
+use crate::consensus::{BEGINNING, NodeOptions, RaftLog};
 use crate::courier::Courier;
 use crate::ids::ClusterId;
 use crate::metrics::Metrics;
@@ -38,9 +38,7 @@ fn loop_on(disk: Arc<MemoryDisk>, options: WalOptions, voters: u64) -> (Loop, Lo
     let members = (1..=voters).map(|id| pb::Member { id, ..pb::Member::default() });
     let members = Membership::new(members.collect());
     let metrics = Metrics::new(false);
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, BEGINNING, &members, timers).expect("it fits");
+    let log = RaftLog::new(wal, content, BEGINNING, &members, metrics.log_timers()).expect("it fits");
     let options = NodeOptions {
         id: MemberId(1),
         election_ticks: 10,

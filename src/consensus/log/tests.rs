@@ -42,8 +42,6 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn open(disk: &MemoryDisk, applied: LogPosition) -> RaftLog {
     let metrics = Metrics::new(false);
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
     let (mut wal, mut content) = Wal::open(disk, owner, WalOptions { segment_bytes: 512 }).expect("opened");
@@ -51,7 +49,7 @@ fn open(disk: &MemoryDisk, applied: LogPosition) -> RaftLog {
         RaftLog::bootstrap(&mut wal).expect("begun");
         content.hard_state.term = BEGINNING.term.0;
     }
-    RaftLog::new(wal, content, applied, &Membership::default(), timers).expect("it fits")
+    RaftLog::new(wal, content, applied, &Membership::default(), metrics.log_timers()).expect("it fits")
 }
 
 fn place(part: u8, first: u64, last: u64) -> u64 {

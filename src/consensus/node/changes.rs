@@ -172,7 +172,7 @@ impl Node {
 
     /// A state has come whole with the leader's message for it. Raft takes it when it is newer than what is here.
     pub fn receive_state(&mut self, received: ReceivedState) {
-        let is_ours = received.message.to == self.id.0 && received.members.contains(self.id);
+        let is_ours = self.hears(&received.message) && received.members.contains(self.id);
         // Before raft takes it: the log's mark must find room.
         let has_room = self.raw.mut_store().reserve_of_spare(0).is_ok();
         if !is_ours || !has_room {

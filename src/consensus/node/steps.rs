@@ -1,7 +1,8 @@
 //! The node's turn: flushes what raft wants kept, sends, and hands out what is committed.
 
-use raft::eraftpb::{Entry, EntryType};
+use raft::eraftpb::Entry;
 
+use super::super::log::is_change;
 use super::{CommittedEntry, Error, Network, Node, Step};
 use crate::ids::{LogIndex, LogPosition, Term};
 
@@ -12,17 +13,20 @@ impl Node {
     }
 
     /// Flushes what raft wants kept, then hands out what is committed by it. A leader's messages leave before its own
-    /// flush, all others' after it. That a change of members is committed is durable before anybody hears of it: who is
-    /// removed by it is not asked any more.
+    /// flush, unless its term or vote is new; all others' after it. That a change of members is committed is durable before
+    /// anybody hears of it: who is removed by it is not asked any more. Raft hands out what is committed in pages, and
+    /// its messages tell of all of it at once.
     ///
     /// # Errors
     /// See `Error`: nothing may be answered any more.
     pub fn step(&mut self, network: &mut dyn Network) -> Result<Step, Error> {
         let mut step = Step::default();
         let mut ready = self.raw.ready();
-        let changes_members = ready.committed_entries().iter().any(is_change);
+        let commit = LogIndex(self.raw.raft.raft_log.committed);
+        let changes_members = self.raw.store().commits_change(commit, ready.entries());
+        let promises = ready.hs().is_some_and(|new| self.raw.store().is_promise(new));
         let mut messages = ready.take_messages();
-        if !changes_members {
+        if !changes_members && !promises {
             messages.drain(..).for_each(|message| network.send(message));
             network.depart();
         }
@@ -43,11 +47,12 @@ impl Node {
         messages.into_iter().for_each(|message| network.send(message));
         ready.take_persisted_messages().into_iter().for_each(|message| network.send(message));
         let mut light = self.raw.advance_append(ready);
-        if let Some(commit) = light.commit_index() {
-            self.raw.mut_store().note_commit(LogIndex(commit));
-        }
-        if light.committed_entries().iter().any(is_change) {
-            self.raw.mut_store().keep_commit()?;
+        if let Some(commit) = light.commit_index().map(LogIndex) {
+            let changes_members = self.raw.store().commits_change(commit, &[]);
+            self.raw.mut_store().note_commit(commit);
+            if changes_members {
+                self.raw.mut_store().keep_commit()?;
+            }
         }
         light.take_messages().into_iter().for_each(|message| network.send(message));
         network.depart();
@@ -90,8 +95,9 @@ impl Node {
         Ok(())
     }
 
-    /// A member does not leave before a majority of those who stay can know that it need not be asked: the leader has
-    /// said so, or this member leads and has heard it of them.
+    /// A member does not leave before somebody who stays knows for good that it need not be asked: the leader has said so, or
+    /// this member leads and has heard it of a majority of those who stay. When the leader is all that knows it and is lost,
+    /// the others may still ask the one that left: they go on when the leader is back.
     fn may_take(&self, entry: &Entry) -> bool {
         let knows = |id: &u64| {
             self.raw.raft.prs().get(*id).is_some_and(|progress| progress.committed_index >= entry.index)
@@ -103,8 +109,4 @@ impl Node {
         stay.retain(|id| *id != self.id.0);
         self.is_leader() && stay.iter().filter(|id| knows(id)).count() > stay.len() / 2
     }
-}
-
-fn is_change(entry: &Entry) -> bool {
-    entry.entry_type != EntryType::EntryNormal
 }

@@ -11,8 +11,8 @@ use decklog::alarm::Alarms;
 use decklog::apply::Applier;
 use decklog::command::{Command, CommandResult, Outcome};
 use decklog::consensus::{
-    BEGINNING, ConsensusError, Granted, LogTimers, Message, MessageType, Network, Node, NodeOptions,
-    Progress, Proposal, RaftLog, ReadReply, ReceivedState, Step, to_wire,
+    BEGINNING, ConsensusError, Granted, Message, MessageType, Network, Node, NodeOptions, Progress, Proposal,
+    RaftLog, ReadReply, ReceivedState, Step, to_wire,
 };
 use decklog::courier::{Courier, Outbox};
 use decklog::ids::{ClusterId, LogIndex, LogPosition, MemberId, Revision};
@@ -31,7 +31,7 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::disks::Disks;
-use crate::member::persist_metrics;
+use crate::counted::persist_metrics;
 
 const CLUSTER: ClusterId = ClusterId(5);
 const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 4096 };
@@ -167,9 +167,8 @@ impl Life {
             return Err(NoStart::Removed);
         }
         let applied = store.applied();
-        let timers =
-            LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-        let log = RaftLog::new(wal, content, applied, &membership, timers).expect("log and store fit");
+        let log = RaftLog::new(wal, content, applied, &membership, metrics.log_timers())
+            .expect("log and store fit");
         let options = NodeOptions {
             id,
             election_ticks: ELECTION_TICKS,
