@@ -188,6 +188,48 @@ fn banned_words_stand_nowhere() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What docs/operations.md quotes of the log and of stderr stands in the sources, word by word. `...`, ID, X and Y stand for
+/// what differs.
+#[test]
+fn lines_that_operators_are_told_of_are_written() {
+    let mut sources = String::new();
+    for file in rust_files("src") {
+        // A text goes on in the next line behind a backslash.
+        let lines = file.text.lines().map(|line| line.trim_start());
+        sources.extend(lines.map(|line| line.strip_suffix('\\').map_or(format!("{line}\n"), str::to_owned)));
+    }
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"));
+    let document = document.expect("a text file");
+    let cells = column(&document, "fault", 1).chain(column(&document, "it says", 0));
+    let quoted: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(quoted.len() > 15, "{quoted:#?}");
+    let stands_for = |word: &str| matches!(word, "..." | "ID" | "X" | "Y" | "\"b\"");
+    let mut wrong = Vec::new();
+    for quote in quoted.into_iter().filter(|quote| *quote != "peer" && *quote != "leader") {
+        let words: Vec<&str> = quote.split(' ').collect();
+        let pieces = words.split(|word| stands_for(word.trim_end_matches(','))).map(|piece| piece.join(" "));
+        // What a cause is told behind stands elsewhere.
+        let pieces = pieces.flat_map(|piece| piece.split(": ").map(str::to_owned).collect::<Vec<_>>());
+        wrong.extend(pieces.filter(|piece| !sources.contains(piece)));
+    }
+    assert!(wrong.is_empty(), "docs/operations.md quotes what nobody writes: {wrong:#?}");
+}
+
+/// docs/storage.md begins with every place that docs/operations.md names in a data directory.
+#[test]
+fn both_documents_name_the_same_files() {
+    let read = |name| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
+    let operations = read("docs/operations.md").expect("a text file");
+    let storage = read("docs/storage.md").expect("a text file");
+    let (list, _) = storage.split_once("\n## ").expect("it has sections");
+    let places = column(&operations, "place", 0).filter_map(|cell| cell.split('`').nth(1));
+    let places: Vec<&str> = places.collect();
+    assert!(places.len() > 5, "{places:?}");
+    let missing = places.iter().filter(|place| !list.contains(&format!("DATA-DIR/{place} ")));
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "docs/storage.md does not name {missing:?}");
+}
+
 /// `tests/bugs` is of use only as long as its patches fit the sources.
 #[test]
 fn known_bugs_can_still_be_put_back() {
@@ -205,6 +247,14 @@ fn known_bugs_can_still_be_put_back() {
     let applied = Command::new("git").args(["apply", "--check"]).args(&patches).current_dir(root).output();
     let applied = applied.expect("git runs");
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+}
+
+/// The cells in a column of the table whose first column has this title.
+fn column<'a>(document: &'a str, title: &str, place: usize) -> impl Iterator<Item = &'a str> {
+    let head = format!("| {title} |");
+    let lines = document.lines().skip_while(move |line| !line.starts_with(&head)).skip(2);
+    let rows = lines.take_while(|line| line.starts_with('|'));
+    rows.map(move |row| row.split('|').nth(place + 1).expect("a row has its columns").trim())
 }
 
 struct SourceFile {
