@@ -230,6 +230,29 @@ fn both_documents_name_the_same_files() {
     assert!(missing.is_empty(), "docs/storage.md does not name {missing:?}");
 }
 
+/// A test that waits for something gives a busy machine this long at least.
+#[test]
+fn tests_are_patient() {
+    const LEAST_SECONDS: u64 = 30;
+    let mut wrong = Vec::new();
+    for file in ["src", "tests"].into_iter().flat_map(rust_files) {
+        if file.name.starts_with("src") && !file.name.ends_with("/tests.rs") {
+            continue;
+        }
+        for (number, line) in file.text.lines().enumerate() {
+            let is_limit = line.contains("LIMIT: Duration")
+                || line.contains("DEADLINE: Duration")
+                || line.contains("let deadline = ");
+            let seconds = line.split_once("from_secs(").and_then(|(_, rest)| rest.split(')').next());
+            let seconds = seconds.and_then(|text| text.parse::<u64>().ok());
+            if is_limit && seconds.is_some_and(|seconds| seconds < LEAST_SECONDS) {
+                wrong.push(format!("{}:{}: {}", file.name, number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "less than {LEAST_SECONDS} s: {wrong:#?}");
+}
+
 /// `tests/bugs` is of use only as long as its patches fit the sources.
 #[test]
 fn known_bugs_can_still_be_put_back() {
