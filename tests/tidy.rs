@@ -261,11 +261,19 @@ fn known_bugs_can_still_be_put_back() {
     let mut patches: Vec<PathBuf> = folder.map(|entry| entry.expect("an entry").path()).collect();
     patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
     patches.sort();
-    for patch in &patches[1..] {
+    let table = fs::read_to_string(root.join("docs/testing.md")).expect("a text file");
+    for (number, patch) in patches.iter().enumerate().skip(1) {
+        let name = patch.file_name().expect("it has a name").to_string_lossy();
+        assert!(name.starts_with(&format!("{number:02}-")), "{number:02} is missing before {name}");
         let text = fs::read_to_string(patch).expect("a text file");
-        let has = |field: &str| text.lines().any(|line| line.starts_with(field));
-        let is_whole = has("bug: ") && has("known: ") && has("test: ");
-        assert!(is_whole, "{} does not say what it is and how it is found", patch.display());
+        let field = |field: &str| text.lines().find_map(|line| line.strip_prefix(field));
+        let fields = (field("bug: "), field("known: "), field("test: "));
+        let (Some(bug), Some(known), Some(test)) = fields else {
+            panic!("{name} does not say what it is and how it is found");
+        };
+        assert!(text.contains(&format!("bug({number})")), "{name} is not what {number} chooses");
+        let row = format!("| {number:02}: {bug} | {known} | `{test}` |");
+        assert!(table.contains(&row), "docs/testing.md has no row {row}");
     }
     let applied = Command::new("git").args(["apply", "--check"]).args(&patches).current_dir(root).output();
     let applied = applied.expect("git runs");
