@@ -37,7 +37,7 @@ pub enum Case {
 
 /// Drives a server and reports throughput, latencies, errors and the server's CPU time.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "decklog bench", about)]
+#[command(name = "decklog bench")]
 pub struct Options {
     /// What to drive.
     pub case: Case,

@@ -17,7 +17,7 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// Asks a server's /health: exit code 0 when it is healthy, else 1, with one line that says why.
 #[derive(Debug, Parser)]
-#[command(name = "decklog health", about)]
+#[command(name = "decklog health")]
 struct Options {
     /// Where the server is: http://host:port.
     #[arg(long, default_value = "http://127.0.0.1:2379")]

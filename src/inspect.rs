@@ -22,7 +22,7 @@ use crate::wire::etcdserverpb::Member;
 
 /// Prints what a data directory holds: ids, log, store, tables, checksums. Changes nothing.
 #[derive(Debug, Parser)]
-#[command(name = "decklog inspect", about)]
+#[command(name = "decklog inspect")]
 struct Options {
     /// The data directory.
     directory: PathBuf,

@@ -188,6 +188,71 @@ fn banned_words_stand_nowhere() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What docs/operations.md quotes of the log and of stderr stands in the sources, word by word. `...`, ID, X and Y stand for
+/// what differs.
+#[test]
+fn lines_that_operators_are_told_of_are_written() {
+    let mut sources = String::new();
+    for file in rust_files("src") {
+        // A text goes on in the next line behind a backslash.
+        let lines = file.text.lines().map(|line| line.trim_start());
+        sources.extend(lines.map(|line| line.strip_suffix('\\').map_or(format!("{line}\n"), str::to_owned)));
+    }
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"));
+    let document = document.expect("a text file");
+    let cells = column(&document, "fault", 1).chain(column(&document, "it says", 0));
+    let quoted: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(quoted.len() > 15, "{quoted:#?}");
+    let stands_for = |word: &str| matches!(word, "..." | "ID" | "X" | "Y" | "\"b\"");
+    let mut wrong = Vec::new();
+    for quote in quoted.into_iter().filter(|quote| *quote != "peer" && *quote != "leader") {
+        let words: Vec<&str> = quote.split(' ').collect();
+        let pieces = words.split(|word| stands_for(word.trim_end_matches(','))).map(|piece| piece.join(" "));
+        // What a cause is told behind stands elsewhere.
+        let pieces = pieces.flat_map(|piece| piece.split(": ").map(str::to_owned).collect::<Vec<_>>());
+        wrong.extend(pieces.filter(|piece| !sources.contains(piece)));
+    }
+    assert!(wrong.is_empty(), "docs/operations.md quotes what nobody writes: {wrong:#?}");
+}
+
+/// docs/storage.md begins with every place that docs/operations.md names in a data directory.
+#[test]
+fn both_documents_name_the_same_files() {
+    let read = |name| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
+    let operations = read("docs/operations.md").expect("a text file");
+    let storage = read("docs/storage.md").expect("a text file");
+    let (list, _) = storage.split_once("\n## ").expect("it has sections");
+    let places = column(&operations, "place", 0).filter_map(|cell| cell.split('`').nth(1));
+    let places: Vec<&str> = places.collect();
+    assert!(places.len() > 5, "{places:?}");
+    let missing = places.iter().filter(|place| !list.contains(&format!("DATA-DIR/{place} ")));
+    let missing: Vec<_> = missing.collect();
+    assert!(missing.is_empty(), "docs/storage.md does not name {missing:?}");
+}
+
+/// A test that waits for something gives a busy machine this long at least.
+#[test]
+fn tests_are_patient() {
+    const LEAST_SECONDS: u64 = 30;
+    let mut wrong = Vec::new();
+    for file in ["src", "tests"].into_iter().flat_map(rust_files) {
+        if file.name.starts_with("src") && !file.name.ends_with("/tests.rs") {
+            continue;
+        }
+        for (number, line) in file.text.lines().enumerate() {
+            let is_limit = line.contains("LIMIT: Duration")
+                || line.contains("DEADLINE: Duration")
+                || line.contains("let deadline = ");
+            let seconds = line.split_once("from_secs(").and_then(|(_, rest)| rest.split(')').next());
+            let seconds = seconds.and_then(|text| text.parse::<u64>().ok());
+            if is_limit && seconds.is_some_and(|seconds| seconds < LEAST_SECONDS) {
+                wrong.push(format!("{}:{}: {}", file.name, number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "less than {LEAST_SECONDS} s: {wrong:#?}");
+}
+
 /// `tests/bugs` is of use only as long as its patches fit the sources.
 #[test]
 fn known_bugs_can_still_be_put_back() {
@@ -196,15 +261,31 @@ fn known_bugs_can_still_be_put_back() {
     let mut patches: Vec<PathBuf> = folder.map(|entry| entry.expect("an entry").path()).collect();
     patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
     patches.sort();
-    for patch in &patches[1..] {
+    let table = fs::read_to_string(root.join("docs/testing.md")).expect("a text file");
+    for (number, patch) in patches.iter().enumerate().skip(1) {
+        let name = patch.file_name().expect("it has a name").to_string_lossy();
+        assert!(name.starts_with(&format!("{number:02}-")), "{number:02} is missing before {name}");
         let text = fs::read_to_string(patch).expect("a text file");
-        let has = |field: &str| text.lines().any(|line| line.starts_with(field));
-        let is_whole = has("bug: ") && has("known: ") && has("test: ");
-        assert!(is_whole, "{} does not say what it is and how it is found", patch.display());
+        let field = |field: &str| text.lines().find_map(|line| line.strip_prefix(field));
+        let fields = (field("bug: "), field("known: "), field("test: "));
+        let (Some(bug), Some(known), Some(test)) = fields else {
+            panic!("{name} does not say what it is and how it is found");
+        };
+        assert!(text.contains(&format!("bug({number})")), "{name} is not what {number} chooses");
+        let row = format!("| {number:02}: {bug} | {known} | `{test}` |");
+        assert!(table.contains(&row), "docs/testing.md has no row {row}");
     }
     let applied = Command::new("git").args(["apply", "--check"]).args(&patches).current_dir(root).output();
     let applied = applied.expect("git runs");
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+}
+
+/// The cells in a column of the table whose first column has this title.
+fn column<'a>(document: &'a str, title: &str, place: usize) -> impl Iterator<Item = &'a str> {
+    let head = format!("| {title} |");
+    let lines = document.lines().skip_while(move |line| !line.starts_with(&head)).skip(2);
+    let rows = lines.take_while(|line| line.starts_with('|'));
+    rows.map(move |row| row.split('|').nth(place + 1).expect("a row has its columns").trim())
 }
 
 struct SourceFile {

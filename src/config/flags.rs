@@ -66,6 +66,9 @@ const fn refused(name: &'static str, kind: Kind, default: &'static str, why: &'s
 
 const TLS: &str = "TLS comes in a later version; without it connections would be open";
 const DISCOVERY: &str = "discovery comes in a later version; name the members with --initial-cluster";
+const LINK_TIMEOUT: &str = "a member that does not answer for 5 s counts as lost, whatever this says";
+const NO_HASH_CHECK: &str =
+    "members compare their hashes in a later version; etcdctl endpoint hashkv --cluster shows them";
 
 /// Flags that etcd does not have.
 pub const HEALING_GROUP: &str = "Healing (not in etcd)";
@@ -155,8 +158,8 @@ const MEMBER: &[Flag] = &[
         "A port may be listened on again at once (always so here)",
     ),
     ignored("enable-grpc-gateway", Bool, "true", "the JSON gateway comes in a later version"),
-    ignored("raft-read-timeout", Duration, "5s", "there are no peers yet"),
-    ignored("raft-write-timeout", Duration, "5s", "there are no peers yet"),
+    ignored("raft-read-timeout", Duration, "5s", LINK_TIMEOUT),
+    ignored("raft-write-timeout", Duration, "5s", LINK_TIMEOUT),
     ignored("feature-gates", Text, "", "there are no feature gates here"),
 ];
 
@@ -275,8 +278,8 @@ const DISTRIBUTED_TRACING: &[Flag] = &[
 ];
 
 const FEATURES: &[Flag] = &[
-    ignored("corrupt-check-time", Duration, "0s", "there are no peers to compare with"),
-    ignored("compact-hash-check-time", Duration, "1m", "there are no peers to compare with"),
+    ignored("corrupt-check-time", Duration, "0s", NO_HASH_CHECK),
+    ignored("compact-hash-check-time", Duration, "1m", NO_HASH_CHECK),
     honoured("compaction-batch-limit", Unsigned, "1000", "Revisions that compaction looks at in one slice"),
     refused("peer-skip-client-san-verification", Bool, "false", TLS),
     honoured(

@@ -49,10 +49,13 @@ mod tests {
                 Use::Honoured(help) => Some(help),
                 _ => None,
             }),
-            ("Accepted, without effect, with a warning at start", |flag| match flag.action {
-                Use::Ignored(why) => Some(why),
-                _ => None,
-            }),
+            (
+                "Accepted, without effect, with a warning at start when set to anything but the default",
+                |flag| match flag.action {
+                    Use::Ignored(why) => Some(why),
+                    _ => None,
+                },
+            ),
             ("Refused when set to anything but the default", |flag| match flag.action {
                 Use::Refused(why) => Some(why),
                 _ => None,

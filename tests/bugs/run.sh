@@ -38,7 +38,11 @@ seeds() {
 
 patches=()
 if [ $# -eq 0 ]; then patches=(tests/bugs/[0-9]*-*.patch); fi
-for number in "$@"; do patches+=(tests/bugs/"$number"-*.patch); done
+for number in "$@"; do
+  found=(tests/bugs/"$number"-*.patch)
+  [ -f "${found[0]}" ] || { echo "there is no bug $number: numbers have two digits"; exit 2; }
+  patches+=("${found[0]}")
+done
 
 missed=0 count=0
 declare -A sound

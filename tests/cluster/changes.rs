@@ -1,19 +1,15 @@
 //! Changes of members, asked of any member of three: what the leader says comes back, every member knows it, a restart
 //! keeps it, and whoever was removed stops by itself and stays away.
 
-use std::time::Duration;
-
 use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
-use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::members::{Cluster, channel};
+use crate::members::{Cluster, answered, channel};
+use crate::until::found;
 
-const LIMIT: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(100);
 /// Ids are made of URLs and the second, as in etcd: what is added twice in one second needs other URLs.
 const NOBODY: [&str; 2] = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
 
@@ -38,7 +34,7 @@ pub async fn remove(cluster: &Cluster, place: usize, id: u64) -> Result<Vec<pb::
 
 pub async fn list(cluster: &Cluster, place: usize) -> Vec<pb::Member> {
     let request = pb::MemberListRequest { linearizable: true };
-    client(cluster, place).member_list(request).await.expect("it answers").into_inner().members
+    answered(async || client(cluster, place).member_list(request).await).await.into_inner().members
 }
 
 /// Connections count when they have held for five seconds.
@@ -48,17 +44,11 @@ pub async fn once_healthy<T>(ask: impl AsyncFnMut() -> Result<T, Status>) -> T {
 
 /// Asks until this is no longer the answer.
 async fn after<T>(text: &str, mut ask: impl AsyncFnMut() -> Result<T, Status>) -> T {
-    let mut looks = tokio::time::interval(LOOK);
-    let answered = tokio::time::timeout(LIMIT, async {
-        loop {
-            looks.tick().await;
-            match ask().await {
-                Err(status) if status.message() == text => {}
-                answer => return answer,
-            }
-        }
+    let answer = found(async || match ask().await {
+        Err(status) if status.message() == text => None,
+        answer => Some(answer),
     });
-    let answer = answered.await.unwrap_or_else(|_elapsed| panic!("it still answers {text:?}"));
+    let answer = answer.await.unwrap_or_else(|| panic!("it still answers {text:?}"));
     answer.unwrap_or_else(|status| panic!("{status}"))
 }
 
@@ -158,10 +148,7 @@ async fn a_member_answers_a_leader_that_it_does_not_know_yet() {
     let (place, url) = cluster.newcomer().await;
     once_healthy(async || add(&cluster, one, &url, false).await).await;
     cluster.launch(place).await;
-    let target_id = cluster.id(place);
-    let request = pb::MoveLeaderRequest { target_id };
-    let moved = MaintenanceClient::new(channel(&cluster.urls()[leader])).move_leader(request).await;
-    moved.expect("it hands over");
+    cluster.hand_over_to(place).await;
     cluster.launch(down).await;
     goes_on(&cluster, down, place).await;
 }
@@ -225,7 +212,5 @@ async fn a_member_joins_as_a_learner_and_is_promoted() {
 
 pub async fn goes_on(cluster: &Cluster, writer: usize, reader: usize) {
     cluster.put_at(writer, "k", "v").await;
-    let request = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };
-    let answer = KvClient::new(channel(&cluster.urls()[reader])).range(request).await.expect("it answers");
-    assert_eq!(answer.into_inner().count, 1);
+    assert_eq!(cluster.count_at(reader, "k").await, 1);
 }

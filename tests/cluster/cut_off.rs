@@ -14,9 +14,8 @@ use tonic::{Code, Request, Status};
 use crate::members::{Cluster, Options, channel};
 use crate::network::Way;
 use crate::peers::peer_or_skip;
+use crate::until::{LIMIT, found};
 
-const LIMIT: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(20);
 /// etcd's: 5 s and two election timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -97,7 +96,7 @@ async fn a_cut_off_leader_serves_nothing(how: Cut) {
         assert_eq!(count(&cluster, leader, "after", true).await.expect("read"), 0);
     }
     cluster.network.heal();
-    assert_eq!(cluster.count_once_it_answers(leader, "after").await, 1);
+    assert_eq!(cluster.count_at(leader, "after").await, 1);
     // The others may have taken the write from one that did not hear them say so; all agree whether it was made.
     let mut lost = Vec::new();
     for place in 0..3 {
@@ -188,31 +187,10 @@ async fn watch(
 impl Cluster {
     /// Once one of these knows a leader that is one of these.
     async fn leader_among(&self, places: &[usize]) -> usize {
-        let mut looks = tokio::time::interval(LOOK);
-        let found = tokio::time::timeout(LIMIT, async {
-            loop {
-                looks.tick().await;
-                let leader = self.leader_seen_by(places[0]).await;
-                if places.contains(&leader) {
-                    return leader;
-                }
-            }
+        let leader = found(async || {
+            let leader = self.leader_seen_by(places[0]).await;
+            places.contains(&leader).then_some(leader)
         });
-        found.await.expect("another leader is elected")
-    }
-
-    /// How many there are of a key, once a member that comes back answers.
-    async fn count_once_it_answers(&self, place: usize, key: &'static str) -> i64 {
-        let mut looks = tokio::time::interval(LOOK);
-        let found = tokio::time::timeout(LIMIT, async {
-            loop {
-                looks.tick().await;
-                match count(self, place, key, false).await {
-                    Ok(count) => return count,
-                    Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
-                }
-            }
-        });
-        found.await.expect("it follows")
+        leader.await.expect("another leader is elected")
     }
 }

@@ -1,27 +1,19 @@
 //! Members that come back with an empty directory: none of those who knew them listens to them under their old id, and one
 //! command brings them back under a new one.
 
-use std::time::Duration;
-
 use decklog::wire::etcdserverpb as pb;
 
 use crate::changes::{add, goes_on, list, once_healthy};
 use crate::healing::put_some;
 use crate::members::{Acknowledged, Cluster};
+use crate::until::found;
 
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
 const EMPTIED: &str = "has already been bootstrapped, but its data directory was empty";
 
 /// Waits until the members, as one of them sees them, are as they should be.
 async fn wait_for_members(cluster: &Cluster, place: usize, wanted: impl Fn(&[pb::Member]) -> bool) {
-    let mut looks = tokio::time::interval(LOOK);
-    let seen = tokio::time::timeout(LIMIT, async {
-        while !wanted(&list(cluster, place).await) {
-            looks.tick().await;
-        }
-    });
-    assert!(seen.await.is_ok(), "{:?}", list(cluster, place).await);
+    let seen = found(async || wanted(&list(cluster, place).await).then_some(())).await;
+    assert!(seen.is_some(), "{:?}", list(cluster, place).await);
 }
 
 fn voters(members: &[pb::Member]) -> usize {

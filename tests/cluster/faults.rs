@@ -11,10 +11,11 @@ use tonic::Status;
 use crate::let_pass;
 use crate::members::{Cluster, channel};
 use crate::network::Way;
+use crate::until::{found, until_within};
 
 const SIZE: usize = 3;
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
+/// Until the load has used up what the store puts by, on a busy machine.
+const FILLING: Duration = Duration::from_secs(180);
 /// Above every election timeout.
 const LONG_PAUSE_MS: std::ops::Range<u64> = 2200..4000;
 
@@ -216,14 +217,11 @@ async fn kill_cut_off(cluster: &mut Cluster, place: usize, time: Duration) {
 async fn fill_disk(cluster: &mut Cluster, place: usize, time: Duration) {
     let Some(disk) = cluster.disk(place) else { return };
     disk.fill();
-    let mut looks = tokio::time::interval(LOOK);
     let before = cluster.count_in_log(place, "the disk is full");
-    let found = tokio::time::timeout(LIMIT, async {
-        while !cluster.has_ended(place) && cluster.count_in_log(place, "the disk is full") == before {
-            looks.tick().await;
-        }
-    });
-    assert!(found.await.is_ok(), "member {place} does not find its disk full");
+    until_within(FILLING, &format!("member {place} finds its disk full"), async || {
+        cluster.has_ended(place) || cluster.count_in_log(place, "the disk is full") != before
+    })
+    .await;
     let_pass(time).await;
     cluster.disk(place).expect("it is there").make_room();
     if cluster.has_ended(place) {
@@ -289,17 +287,13 @@ async fn through_others(
     place: usize,
     mut ask: impl AsyncFnMut(ClusterClient<tonic::transport::Channel>) -> Result<(), Status>,
 ) {
-    let mut looks = tokio::time::interval(LOOK);
-    let mut last = None;
-    let done = tokio::time::timeout(LIMIT, async {
-        for turn in 0.. {
-            looks.tick().await;
-            let other = (place + 1 + turn % (SIZE - 1)) % SIZE;
-            match ask(ClusterClient::new(channel(&cluster.urls()[other]))).await {
-                Ok(()) => return,
-                Err(status) => last = Some(status),
-            }
-        }
+    let (mut turn, mut last) = (0, None);
+    let done = found(async || {
+        let other = (place + 1 + turn % (SIZE - 1)) % SIZE;
+        turn += 1;
+        let answer = ask(ClusterClient::new(channel(&cluster.urls()[other]))).await;
+        answer.map_err(|status| last = Some(status)).ok()
     });
-    assert!(done.await.is_ok(), "the members cannot be changed: {last:?}");
+    let is_done = done.await.is_some();
+    assert!(is_done, "the members cannot be changed: {last:?}");
 }

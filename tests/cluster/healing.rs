@@ -5,18 +5,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use decklog::wire::etcdserverpb::PutRequest;
-use decklog::wire::etcdserverpb::kv_client::KvClient;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tonic::Code;
 
-use crate::members::{Acknowledged, Cluster, Options, channel};
+use crate::members::{Acknowledged, Cluster, Options};
 use crate::setting;
+use crate::until::LIMIT;
 
-const LIMIT: Duration = Duration::from_secs(60);
-/// A write that is not answered so long is sent again.
-const PATIENCE: Duration = Duration::from_secs(1);
 const VALUE_BYTES: usize = 1 << 20;
 /// What happens to a store.
 type Loss = fn(&Path);
@@ -33,22 +28,7 @@ const NO_CATCH_UP: &str = "--snapshot-catchup-entries=1";
 
 /// Writes by one member until it is acknowledged; noted.
 async fn put(cluster: &Cluster, place: usize, key: String, value: Vec<u8>, history: &mut Acknowledged) {
-    let mut client = KvClient::new(channel(&cluster.urls()[place]));
-    let acknowledged = tokio::time::timeout(LIMIT, async {
-        loop {
-            let (key, value) = (key.clone().into(), value.clone().into());
-            let put = client.put(PutRequest { key, value, ..PutRequest::default() });
-            match tokio::time::timeout(PATIENCE, put).await {
-                Ok(Ok(answer)) => return answer.into_inner().header.expect("a header").revision,
-                // A leader was lost or is to be elected.
-                Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::Unknown) => {}
-                Ok(Err(status)) => panic!("{status}"),
-                // It went to a leader that was lost.
-                Err(_elapsed) => {}
-            }
-        }
-    });
-    let revision = acknowledged.await.expect("it is written");
+    let revision = cluster.put_at(place, key.clone(), value).await;
     history.insert(key, revision);
 }
 

@@ -15,12 +15,11 @@ use crate::members::{Acknowledged, Cluster};
 use crate::peers::peer_or_skip;
 use crate::servers::{Launch, Server};
 use crate::setting;
+use crate::until::found;
 
 const FORCE: &str = "--force-new-cluster";
 /// The store is given nothing before the member stops in order: until then, dropping the others is under way.
 const SLOW_STORE: &str = "--backend-batch-interval=1h";
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Cut short at any moment, it is begun again, and what the log has decided stands at a start without the flag, too; the others
 /// are dropped for good, and others may be added.
@@ -109,22 +108,15 @@ async fn etcd_goes_on_alone_in_the_same_way() {
 
 /// Once it has said its name.
 async fn members(server: &Server) -> (u64, u64, Vec<pb::Member>) {
-    let mut looks = tokio::time::interval(LOOK);
-    let found = tokio::time::timeout(LIMIT, async {
-        loop {
-            looks.tick().await;
-            let request = pb::MemberListRequest { linearizable: true };
-            let answer = ClusterClient::new(server.channel.clone()).member_list(request).await;
-            if let Ok(answer) = answer
-                && answer.get_ref().members.iter().all(|member| !member.name.is_empty())
-            {
-                let pb::MemberListResponse { header, members } = answer.into_inner();
-                let header = header.expect("a header");
-                return (header.cluster_id, header.member_id, members);
-            }
-        }
+    let members = found(async || {
+        let request = pb::MemberListRequest { linearizable: true };
+        let answer = ClusterClient::new(server.channel.clone()).member_list(request).await.ok()?;
+        let pb::MemberListResponse { header, members } = answer.into_inner();
+        let header = header.expect("a header");
+        let all_have_begun = members.iter().all(|member| !member.name.is_empty());
+        all_have_begun.then_some((header.cluster_id, header.member_id, members))
     });
-    found.await.unwrap_or_else(|_elapsed| panic!("no members: {}", server.launch.log()))
+    members.await.unwrap_or_else(|| panic!("no members: {}", server.launch.log()))
 }
 
 async fn write(server: &Server, key: &'static str) {

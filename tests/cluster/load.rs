@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
@@ -20,10 +19,9 @@ use crate::clients::watches::WatchLoad;
 use crate::clients::{PREFIX, PREFIX_END};
 use crate::members::{Cluster, channel};
 use crate::recorder::{Ends, Recorder};
+use crate::until::{LIMIT, found};
 
 const KV_PER_MEMBER: usize = 2;
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(20);
 const WRITES_OF_A_LIVING: u64 = 5;
 /// Of clients that look at the end.
 const LAST: u64 = 1000;
@@ -92,13 +90,8 @@ impl Load {
     }
 
     async fn wait_until(&self, failure: &str, is_so: impl Fn() -> bool) {
-        let mut looks = tokio::time::interval(LOOK);
-        let came = tokio::time::timeout(LIMIT, async {
-            while !is_so() {
-                looks.tick().await;
-            }
-        });
-        assert!(came.await.is_ok(), "{failure}: {}", self.recorder);
+        let came = found(async || is_so().then_some(())).await;
+        assert!(came.is_some(), "{failure}: {}", self.recorder);
     }
 
     /// All clients end, then each member is asked for everything, and the watchers are waited for.

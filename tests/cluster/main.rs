@@ -1,8 +1,8 @@
-//! Three real processes on loopback under load on every member, while members are killed, paused and started again:
-//! everything acknowledged is there afterwards, no read was older than what was acknowledged before it, revisions were
-//! given once, and all members are equal.
+//! Real processes on loopback, reached by each other through ports of the test. Here: three under load on every member and
+//! three faults of `faults`; afterwards all live, all are equal, and the recorded history is one that can be. The other
+//! files look at one thing each, some of them beside real etcd.
 //!
-//! `DECKLOG_CLUSTER_RUNS` and `DECKLOG_CLUSTER_SEED` choose how many runs and which.
+//! `DECKLOG_CLUSTER_RUNS` and `DECKLOG_CLUSTER_SEED` choose how many runs and which, `DECKLOG_CLUSTER_FAULTS` the faults.
 
 mod calls;
 mod changes;
@@ -31,8 +31,11 @@ mod recorder;
 mod scrape;
 #[path = "../common/servers.rs"]
 mod servers;
+#[path = "../common/small_disk.rs"]
 mod small_disk;
 mod stall;
+#[path = "../common/until.rs"]
+mod until;
 
 use std::time::Duration;
 

@@ -2,13 +2,11 @@
 //! it has come back. Each call goes to real etcd and to Decklog, and the answers must be the same.
 
 use std::path::Path;
-use std::time::Duration;
 
 use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::lease_client::LeaseClient;
-use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use decklog::wire::etcdserverpb::watch_client::WatchClient;
 use decklog::wire::etcdserverpb::watch_request::RequestUnion;
 use futures_util::StreamExt;
@@ -18,14 +16,13 @@ use tonic::{Status, Streaming};
 use crate::calls::{At, CALLS, Call, KEY, LEASE};
 use crate::members::{Cluster, Options, channel};
 use crate::peers::peer_or_skip;
+use crate::until::{LIMIT, until};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const LEARNER_IN_35: &str = "Unavailable: etcdserver: rpc not supported for learner";
 const LEARNER: &str = "FailedPrecondition: etcdserver: rpc not supported for learner";
 const NOT_ASKED: &str = "not asked";
 const NO_TIME_IN_35: &str = "DeadlineExceeded: context deadline exceeded";
 const NO_TIME: &str = "DeadlineExceeded: etcdserver: context deadline exceeded";
-const LOOK: Duration = Duration::from_millis(20);
 /// The quorum is not asked for before members are added: nobody waits until connections count as sound.
 const FLAGS: [&str; 1] = ["--strict-reconfig-check=false"];
 
@@ -85,23 +82,13 @@ impl Matrix {
         let wanted =
             leader.range(newest).await.expect("it reads").into_inner().header.expect("a header").revision;
         for place in [self.follower, self.learner] {
-            self.until(async || {
+            until("it has applied all", async || {
                 let request = pb::RangeRequest { key: KEY.into(), serializable: true, ..Default::default() };
                 let answer = KvClient::new(channel(&self.cluster.urls()[place])).range(request).await;
                 answer.is_ok_and(|it| it.into_inner().header.is_some_and(|it| it.revision >= wanted))
             })
             .await;
         }
-    }
-
-    async fn until(&self, mut seen: impl AsyncFnMut() -> bool) {
-        let mut looks = tokio::time::interval(LOOK);
-        let looking = async {
-            while !seen().await {
-                looks.tick().await;
-            }
-        };
-        tokio::time::timeout(LIMIT, looking).await.expect("it comes");
     }
 
     /// Each call at each of these, one after the other.
@@ -133,19 +120,11 @@ impl Matrix {
     }
 
     async fn hand_over(&mut self) {
-        let request = pb::MoveLeaderRequest { target_id: self.cluster.id(self.follower) };
-        let at = channel(&self.cluster.urls()[self.leader]);
-        let mut leader = MaintenanceClient::new(at);
-        // It may come to nothing on a busy machine; after it has come to something, this one leads no more.
-        self.until(async || {
-            drop(leader.move_leader(request).await);
-            self.cluster.status(self.follower).await.leader == self.cluster.id(self.follower)
-        })
-        .await;
+        self.cluster.hand_over_to(self.follower).await;
         std::mem::swap(&mut self.leader, &mut self.follower);
         for place in [self.leader, self.follower, self.learner] {
-            self.until(async || self.cluster.status(place).await.leader == self.cluster.id(self.leader))
-                .await;
+            let leader = self.cluster.id(self.leader);
+            until("it knows the leader", async || self.cluster.status(place).await.leader == leader).await;
         }
     }
 
@@ -153,13 +132,13 @@ impl Matrix {
         let places = [self.leader, 3 - self.leader - self.follower];
         places.into_iter().for_each(|place| self.cluster.kill(place));
         // A learner does not campaign, and so goes on to name the leader that it last heard of, in etcd as here.
-        self.until(async || self.cluster.status(self.follower).await.leader == 0).await;
+        until("nobody leads", async || self.cluster.status(self.follower).await.leader == 0).await;
     }
 
     async fn come_back(&mut self) {
         self.cluster.launch_all().await;
         for place in [self.follower, self.learner] {
-            self.until(async || self.cluster.status(place).await.leader != 0).await;
+            until("somebody leads", async || self.cluster.status(place).await.leader != 0).await;
         }
         let leader = self.cluster.leader_seen_by(self.follower).await;
         if leader == self.follower {

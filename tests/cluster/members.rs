@@ -6,18 +6,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use bytes::Bytes;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
-use decklog::wire::etcdserverpb::{HashKvRequest, PutRequest, RangeRequest, StatusRequest};
+use decklog::wire::etcdserverpb::{
+    HashKvRequest, MoveLeaderRequest, PutRequest, RangeRequest, StatusRequest,
+};
 use futures_util::future::join_all;
+use tempfile::TempDir;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::network::Network;
+use crate::recorder::is_expected;
 use crate::servers::{Launch, Process, Server};
 use crate::small_disk::SmallDisk;
+use crate::until::{found, until};
 
-const LIMIT: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(20);
+/// What is not answered so long is asked again: it may have gone to a leader that was lost.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The log keeps two segments ready, and the store needs some.
+const SMALL_DISK_MEBIBYTES: u32 = 200;
 
 pub struct Cluster {
     servers: Vec<Option<Server>>,
@@ -31,7 +40,8 @@ pub struct Cluster {
     /// What those who join are, and are started with.
     program: PathBuf,
     flags: Vec<String>,
-    disks: BTreeMap<usize, SmallDisk>,
+    /// Each goes before the folder that it is mounted in.
+    disks: BTreeMap<usize, (SmallDisk, TempDir)>,
 }
 
 /// The newest acknowledged revision of each key.
@@ -95,12 +105,8 @@ impl Cluster {
         for _ in 0..size {
             cluster.add_place(&options.program, &options.flags).await;
         }
-        if let Some(place) = options.small_disk
-            && let Some(disk) = SmallDisk::mount()
-        {
-            let flag = format!("--data-dir={}", disk.data_dir().display());
-            cluster.launches[place].as_mut().expect("it is down").more_flags.push(flag);
-            cluster.disks.insert(place, disk);
+        if let Some(place) = options.small_disk {
+            cluster.give_small_disk(place);
         }
         for (place, launch) in cluster.launches.iter_mut().flatten().enumerate() {
             launch.more_flags.push(format!("--initial-cluster={}", cluster.initial.join(",")));
@@ -108,6 +114,17 @@ impl Cluster {
         }
         cluster.launch_all().await;
         cluster
+    }
+
+    /// The data of a member that is down will be on a small disk, where this process may mount one.
+    fn give_small_disk(&mut self, place: usize) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (test, path) = ("the full disk of a cluster's member", folder.path().join("small"));
+        if let Some(disk) = SmallDisk::mount(test, &path, SMALL_DISK_MEBIBYTES) {
+            let flag = format!("--data-dir={}", path.join("data").display());
+            self.launches[place].as_mut().expect("it is down").more_flags.push(flag);
+            self.disks.insert(place, (disk, folder));
+        }
     }
 
     /// A place for one more member; others reach it by the network's port for it.
@@ -196,7 +213,7 @@ impl Cluster {
 
     /// The disk of a member that has a small one.
     pub fn disk(&self, place: usize) -> Option<&SmallDisk> {
-        self.disks.get(&place)
+        self.disks.get(&place).map(|(disk, _)| disk)
     }
 
     /// How often a member that runs, or ran, has written something.
@@ -213,7 +230,7 @@ impl Cluster {
     /// The data directory of a member, up or down.
     pub fn data(&self, place: usize) -> PathBuf {
         let own = self.launch_of(place).folder.path().join("data");
-        self.disks.get(&place).map_or(own, SmallDisk::data_dir)
+        self.disk(place).map_or(own, |disk| disk.path.join("data"))
     }
 
     /// What a member has written since its start.
@@ -253,13 +270,8 @@ impl Cluster {
 
     /// Waits until a log says one of these.
     async fn wait_for_log_of(&self, place: usize, texts: &[&str]) {
-        let mut looks = tokio::time::interval(LOOK);
-        let said = tokio::time::timeout(LIMIT, async {
-            while !texts.iter().any(|text| self.log(place).contains(text)) {
-                looks.tick().await;
-            }
-        });
-        assert!(said.await.is_ok(), "it says none of {texts:?}: {}", self.log(place));
+        let said = async || texts.iter().any(|text| self.log(place).contains(text)).then_some(());
+        assert!(found(said).await.is_some(), "it says none of {texts:?}: {}", self.log(place));
     }
 
     /// Starts a member that is down, and kills it some time after it has said one of these.
@@ -339,23 +351,40 @@ impl Cluster {
     }
 
     pub async fn leader_seen_by(&self, place: usize) -> usize {
-        let mut looks = tokio::time::interval(LOOK);
-        let found = tokio::time::timeout(LIMIT, async {
-            loop {
-                looks.tick().await;
-                let leader = self.status(place).await.leader;
-                let known = self.ids.iter().position(|id| *id == leader);
-                if let Some(leader) = known.filter(|leader| self.servers[*leader].is_some()) {
-                    return leader;
-                }
-            }
+        let leader = found(async || {
+            let leader = self.status(place).await.leader;
+            let known = self.ids.iter().position(|id| *id == leader);
+            known.filter(|leader| self.servers[*leader].is_some())
         });
-        found.await.expect("a leader is elected")
+        leader.await.expect("a leader is elected")
     }
 
-    pub async fn put_at(&self, place: usize, key: &'static str, value: &'static str) {
+    /// Makes a member lead. On a busy machine a hand-over may come to nothing: then it is asked for again.
+    pub async fn hand_over_to(&self, place: usize) {
+        let request = MoveLeaderRequest { target_id: self.id(place) };
+        until("it takes over", async || {
+            let leader = self.leader_seen_by(place).await;
+            if leader != place {
+                drop(MaintenanceClient::new(channel(&self.urls[leader])).move_leader(request).await);
+            }
+            self.status(place).await.leader == self.id(place)
+        })
+        .await;
+    }
+
+    /// Writes by one member until it is acknowledged; at which revision.
+    pub async fn put_at(&self, place: usize, key: impl Into<Bytes>, value: impl Into<Bytes>) -> i64 {
         let request = PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
-        KvClient::new(channel(&self.urls[place])).put(request).await.expect("it is written");
+        let mut client = KvClient::new(channel(&self.urls[place]));
+        let answer = answered(async || client.put(request.clone()).await).await;
+        answer.into_inner().header.expect("a header").revision
+    }
+
+    /// How many there are of a key, by a linearizable read of one member.
+    pub async fn count_at(&self, place: usize, key: &'static str) -> i64 {
+        let request = RangeRequest { key: key.into(), ..RangeRequest::default() };
+        let mut client = KvClient::new(channel(&self.urls[place]));
+        answered(async || client.range(request.clone()).await).await.into_inner().count
     }
 
     /// All members come to the same, and it holds everything acknowledged.
@@ -370,8 +399,8 @@ impl Cluster {
         for url in urls {
             for (key, revision) in acknowledged {
                 let request = RangeRequest { key: key.clone().into(), ..RangeRequest::default() };
-                let answer =
-                    KvClient::new(channel(url)).range(request).await.expect("it answers").into_inner();
+                let mut client = KvClient::new(channel(url));
+                let answer = answered(async || client.range(request.clone()).await).await.into_inner();
                 let found = answer.kvs.first().map(|pair| pair.decode().expect("a pair").mod_revision);
                 assert!(found >= Some(*revision), "{key}: acknowledged at {revision}, found {found:?}");
             }
@@ -384,39 +413,43 @@ impl Cluster {
     }
 }
 
-async fn become_equal(urls: &[&String]) {
-    let mut looks = tokio::time::interval(LOOK);
-    let mut seen = Vec::new();
-    let even = tokio::time::timeout(LIMIT, async {
-        loop {
-            looks.tick().await;
-            seen.clear();
-            for url in urls {
-                let mut client = MaintenanceClient::new(channel(url));
-                // One that has just been promoted may not know it yet, and has no answer.
-                let answer = client.hash_kv(HashKvRequest { revision: 0 }).await.ok();
-                seen.push(answer.map(|answer| (answer.get_ref().hash, answer.get_ref().hash_revision)));
+/// Asks until there is an answer: leaders and connections may be lost meanwhile.
+pub async fn answered<T>(mut ask: impl AsyncFnMut() -> Result<T, Status>) -> T {
+    let mut last = None;
+    let answer = found(async || {
+        match tokio::time::timeout(PATIENCE, ask()).await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(status)) => {
+                assert!(is_expected(&status), "{status}");
+                last = Some(status);
             }
-            if seen[0].is_some() && seen.iter().collect::<BTreeSet<_>>().len() == 1 {
-                return;
-            }
+            Err(_elapsed) => {}
         }
+        None
     });
-    assert!(even.await.is_ok(), "members differ: {seen:?}");
+    let answer = answer.await;
+    answer.unwrap_or_else(|| panic!("no answer: {last:?}"))
+}
+
+async fn become_equal(urls: &[&String]) {
+    let mut seen = Vec::new();
+    let even = found(async || {
+        seen.clear();
+        for url in urls {
+            let mut client = MaintenanceClient::new(channel(url));
+            // One that has just been promoted may not know it yet, and has no answer.
+            let answer = client.hash_kv(HashKvRequest { revision: 0 }).await.ok();
+            seen.push(answer.map(|answer| (answer.get_ref().hash, answer.get_ref().hash_revision)));
+        }
+        (seen[0].is_some() && seen.iter().collect::<BTreeSet<_>>().len() == 1).then_some(())
+    });
+    let is_even = even.await.is_some();
+    assert!(is_even, "members differ: {seen:?}");
 }
 
 /// `None` when it has not ended in time.
 async fn end_of(process: &mut Process) -> Option<ExitStatus> {
-    let mut looks = tokio::time::interval(LOOK);
-    let ended = tokio::time::timeout(LIMIT, async {
-        loop {
-            looks.tick().await;
-            if let Some(status) = process.0.try_wait().expect("a child of this process") {
-                return status;
-            }
-        }
-    });
-    ended.await.ok()
+    found(async || process.0.try_wait().expect("a child of this process")).await
 }
 
 pub fn channel(url: &str) -> Channel {

@@ -3,11 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use decklog::wire::etcdserverpb as pb;
 use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
-use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,9 +13,8 @@ use tokio::net::TcpStream;
 use crate::members::{Cluster, Options, channel};
 use crate::peers::peer_or_skip;
 use crate::scrape::Scrape;
+use crate::until::{found, until};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
 const FLAGS: [&str; 1] = ["--strict-reconfig-check=false"];
 /// etcd measures round trips twice a minute: longer than this test takes.
 const ROUND_TRIPS: &str = "etcd_network_peer_round_trip_time_seconds";
@@ -136,26 +133,21 @@ impl Observed {
 
     /// Waits until a member shows all of this.
     async fn shows(&self, place: usize, expected: &[Expected]) {
-        let mut looks = tokio::time::interval(LOOK);
         let mut missing = Vec::new();
-        let shown = tokio::time::timeout(LIMIT, async {
-            loop {
-                looks.tick().await;
-                let scrape = self.scrape(place).await;
-                missing.clear();
-                for (name, labels, is_right) in expected {
-                    let labels: Vec<_> = labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
-                    let value = scrape.find(name, &labels);
-                    if !value.is_some_and(is_right) {
-                        missing.push(format!("{name} {labels:?}: {value:?}"));
-                    }
-                }
-                if missing.is_empty() {
-                    return;
+        let shown = found(async || {
+            let scrape = self.scrape(place).await;
+            missing.clear();
+            for (name, labels, is_right) in expected {
+                let labels: Vec<_> = labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                let value = scrape.find(name, &labels);
+                if !value.is_some_and(is_right) {
+                    missing.push(format!("{name} {labels:?}: {value:?}"));
                 }
             }
+            missing.is_empty().then_some(())
         });
-        assert!(shown.await.is_ok(), "{}, member {place} of {:?}: {missing:#?}", self.name, self.leader);
+        let is_shown = shown.await.is_some();
+        assert!(is_shown, "{}, member {place} of {:?}: {missing:#?}", self.name, self.leader);
     }
 
     async fn scrape(&self, place: usize) -> Scrape {
@@ -179,13 +171,8 @@ impl Observed {
     async fn check_promotion(&self) {
         let mut members = ClusterClient::new(channel(&self.cluster.urls()[self.leader]));
         let id = self.cluster.id(self.learner);
-        let mut looks = tokio::time::interval(LOOK);
-        let promoting = async {
-            while members.member_promote(pb::MemberPromoteRequest { id }).await.is_err() {
-                looks.tick().await;
-            }
-        };
-        tokio::time::timeout(LIMIT, promoting).await.expect("it is promoted");
+        let request = pb::MemberPromoteRequest { id };
+        until("it is promoted", async || members.member_promote(request).await.is_ok()).await;
         self.shows(self.leader, &[("etcd_server_learner_promote_successes", vec![], is_1)]).await;
         self.shows(self.learner, &[("etcd_server_is_learner", vec![], is_0)]).await;
     }
@@ -193,16 +180,7 @@ impl Observed {
     async fn check_hand_over(&mut self) {
         let next = (self.leader + 1) % 3;
         let seen = self.scrape(next).await.value(CHANGES, &[]);
-        let request = pb::MoveLeaderRequest { target_id: self.cluster.id(next) };
-        let handing_over = async {
-            while self.cluster.status(next).await.leader != self.cluster.id(next) {
-                // It may come to nothing on a busy machine.
-                let leader = self.cluster.leader_seen_by(next).await;
-                let mut leader = MaintenanceClient::new(channel(&self.cluster.urls()[leader]));
-                drop(leader.move_leader(request).await);
-            }
-        };
-        tokio::time::timeout(LIMIT, handing_over).await.expect("it hands over");
+        self.cluster.hand_over_to(next).await;
         self.leader = next;
         self.shows(next, &[("etcd_server_is_leader", vec![], is_1)]).await;
         assert!(self.scrape(next).await.value(CHANGES, &[]) > seen, "{}", self.name);

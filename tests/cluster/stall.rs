@@ -11,9 +11,8 @@ use tonic::Request;
 
 use crate::libraries::library_or_skip;
 use crate::members::{Cluster, Options, channel};
+use crate::until::{found_within, until};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(20);
 /// For one hand-over; a next stall makes another.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,16 +35,6 @@ fn stall(cluster: &Cluster, place: usize) {
 
 fn go_on(cluster: &Cluster, place: usize) {
     fs::remove_file(cluster.folder(place).join("stall")).expect("it is there");
-}
-
-async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {
-    let mut looks = tokio::time::interval(LOOK);
-    let looking = async {
-        while !seen().await {
-            looks.tick().await;
-        }
-    };
-    assert!(tokio::time::timeout(LIMIT, looking).await.is_ok(), "{what} does not come");
 }
 
 /// A write that nobody waits for: it makes the member flush.
@@ -100,13 +89,10 @@ async fn hands_over(cluster: &mut Cluster, one: usize, other: usize) {
         write_at(cluster, leader);
         until("the stall", async || cluster.status(leader).await.leader == 0).await;
         go_on(cluster, leader);
-        let taken_over = tokio::time::timeout(PATIENCE, async {
-            let mut looks = tokio::time::interval(LOOK);
-            while cluster.status(leader).await.leader != cluster.id(follower) {
-                looks.tick().await;
-            }
+        let taken_over = found_within(PATIENCE, async || {
+            (cluster.status(leader).await.leader == cluster.id(follower)).then_some(())
         });
-        if taken_over.await.is_ok() {
+        if taken_over.await.is_some() {
             break;
         }
         // On a busy machine the hand-over may have come to nothing.

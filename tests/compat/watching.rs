@@ -22,7 +22,7 @@ use log::StreamLog;
 pub use log::{Watched, unlike};
 
 /// How long a server may take to deliver what it must.
-const DELIVERY_DEADLINE: Duration = Duration::from_secs(10);
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for a progress answer before asking again.
 const PROGRESS_PATIENCE: Duration = Duration::from_millis(20);
 const REQUEST_QUEUE: usize = 16;

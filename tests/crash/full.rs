@@ -5,10 +5,6 @@ mod crowded;
 mod operator;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use decklog::wire::etcdserverpb::watch_request::RequestUnion;
@@ -17,8 +13,8 @@ use decklog::wire::etcdserverpb::{
 };
 use tonic::{Code, Status, Streaming};
 
-use crate::libraries::skip;
 use crate::process::{Member, Process};
+use crate::small_disk::SmallDisk;
 
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 /// Writes until the disk must have been found full: many times what was left of it.
@@ -27,57 +23,6 @@ const VALUE_BYTES: usize = 8 << 10;
 /// How long it may take to find that there is room again.
 const RECOVERY: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(50);
-
-/// A small file system of its own, gone with this.
-struct SmallDisk {
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    /// `None` where this process may not mount.
-    fn mount(test: &str, path: &Path, mebibytes: u32) -> Option<Self> {
-        fs::create_dir(path).expect("a folder can be made");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m,mode=700"), "tmpfs"])
-            .arg(path)
-            .output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self { path: path.to_owned() }),
-            Ok(output) => {
-                skip(test, &format!("mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
-                None
-            }
-            Err(error) => {
-                skip(test, &format!("mount: {error}"));
-                None
-            }
-        }
-    }
-
-    fn foreign_file(&self) -> PathBuf {
-        self.path.join("foreign")
-    }
-
-    /// Takes all that is left.
-    fn fill(&self) {
-        let mut file = File::create(self.foreign_file()).expect("a file can be made");
-        let piece = vec![0xaa; 64 << 10];
-        while file.write_all(&piece).is_ok() {}
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.foreign_file()).expect("the foreign file is there");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let ended = Command::new("umount").arg("--lazy").arg(&self.path).status();
-        if !ended.is_ok_and(|status| status.success()) {
-            eprintln!("cannot unmount {}", self.path.display());
-        }
-    }
-}
 
 /// What was acknowledged, by key.
 #[derive(Default)]

@@ -19,6 +19,8 @@ mod peers;
 mod power;
 mod process;
 mod recording;
+#[path = "../common/small_disk.rs"]
+mod small_disk;
 mod trace;
 mod writer;
 

@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use crate::captured::{Captured, Output};
 use crate::peers::peer_or_skip;
 use crate::server::decklog_program;
+use crate::until::until_within;
 
 const TEST: &str = "containers_form_a_cluster";
 const LIMIT: Duration = Duration::from_secs(240);
-const LOOK: Duration = Duration::from_millis(100);
 const SERVICES: [&str; 3] = ["a", "b", "c"];
 /// Probes of a test need not wait as long as those of a service.
 const QUICK_PROBES: &str = "
@@ -107,7 +107,7 @@ impl Project {
 
     async fn put(&self, service: &str, key: &str, value: &str) {
         let endpoint = self.endpoint(service);
-        wait_until(&format!("{service} puts {key}"), || {
+        until_within(LIMIT, &format!("{service} puts {key}"), async || {
             self.etcdctl(&endpoint, &["put", key, value]).code == Some(0)
         })
         .await;
@@ -142,7 +142,7 @@ impl Project {
     }
 
     async fn wait_until_all_are_healthy(&self) {
-        wait_until("the engine says that all are healthy", || {
+        until_within(LIMIT, "the engine says that all are healthy", async || {
             SERVICES.iter().all(|service| self.health(service) == "healthy")
         })
         .await;
@@ -151,7 +151,7 @@ impl Project {
     /// Revision and hash of all members, once they are the same.
     async fn wait_until_equal(&self) {
         let endpoints = self.endpoints(&SERVICES);
-        wait_until("all members have the same hash", || {
+        until_within(LIMIT, "all members have the same hash", async || {
             let output = self.etcdctl(&endpoints, &["endpoint", "hashkv", "--write-out=json"]);
             let Ok(Value::Array(members)) = serde_json::from_str(&output.stdout_text()) else {
                 return false;
@@ -165,21 +165,32 @@ impl Project {
     }
 
     /// What there is of it, by kind.
-    fn left(&self) -> [(&'static str, String); 3] {
-        let list = |args: &[&str]| docker(&[args, &["--quiet", "--filter", &self.label()]].concat());
-        [
-            ("container", list(&["ps", "--all"])),
-            ("network", list(&["network", "ls"])),
-            ("volume", list(&["volume", "ls"])),
-        ]
+    fn left(&self) -> Result<[(&'static str, String); 3], String> {
+        let list = |args: &[&str]| {
+            let listed =
+                Command::new("docker").args(args).args(["--quiet", "--filter", &self.label()]).output();
+            let output = listed.map_err(|error| error.to_string())?;
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+            if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        };
+        Ok([
+            ("container", list(&["ps", "--all"])?),
+            ("network", list(&["network", "ls"])?),
+            ("volume", list(&["volume", "ls"])?),
+        ])
     }
 }
 
 impl Drop for Project {
+    /// Never panics: it runs while a test that failed does.
     fn drop(&mut self) {
         let failed = std::thread::panicking();
         let run = |args: &[&str]| Command::new("docker").args(args).output();
-        for (kind, ids) in self.left() {
+        let left = self.left();
+        if let Err(fault) = &left {
+            eprintln!("what is left of {} is not known, and stays: {fault}", self.name);
+        }
+        for (kind, ids) in left.into_iter().flatten() {
             for id in ids.split_whitespace() {
                 if failed && kind == "container" {
                     println!("the log of {id}: {:?}", run(&["logs", "--tail", "40", id]));
@@ -191,17 +202,6 @@ impl Drop for Project {
         }
         drop(run(&["image", "rm", &self.name]));
     }
-}
-
-/// Within the limit; panics with `what` when it does not come.
-async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let mut looks = tokio::time::interval(LOOK);
-    let came = tokio::time::timeout(LIMIT, async {
-        while !is_so() {
-            looks.tick().await;
-        }
-    });
-    assert!(came.await.is_ok(), "it did not come to this: {what}");
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn containers_form_a_cluster() {
     let (container, network) = (project.container(cut), format!("{}_members", project.name));
     docker(&["network", "disconnect", &network, &container]);
     // It knows that it is alone.
-    wait_until("the member that was cut off says that it is not healthy", || {
+    until_within(LIMIT, "the member that was cut off says that it is not healthy", async || {
         let probe = run(Command::new("docker").args(["exec", &container, "/decklog", "health"]));
         probe.code == Some(1) && probe.stderr_text().contains("is unhealthy: ")
     })
@@ -240,14 +240,17 @@ async fn containers_form_a_cluster() {
         for number in 0..5 {
             project.put(service, &format!("{service}{number}"), "meanwhile").await;
         }
-        wait_until("the log names both leaders", || {
+        until_within(LIMIT, "the log names both leaders", async || {
             project.log(service).matches("\"a member leads\"").count() >= 2
         })
         .await;
     }
-    wait_until("the log says that nobody leads", || project.log(cut).contains("\"nobody leads\"")).await;
+    until_within(LIMIT, "the log says that nobody leads", async || {
+        project.log(cut).contains("\"nobody leads\"")
+    })
+    .await;
     docker(&["network", "connect", "--alias", cut, &network, &container]);
-    wait_until("the member is reached again", || {
+    until_within(LIMIT, "the member is reached again", async || {
         let endpoint = run(Command::new("docker").args(["port", &container, "2379/tcp"])).stdout_text();
         project.etcdctl(endpoint.trim(), &["get", "a"]).code == Some(0)
     })
@@ -273,5 +276,19 @@ async fn containers_form_a_cluster() {
         );
     }
     project.compose(&["down", "--volumes", "--timeout", "120"]);
-    assert!(project.left().iter().all(|(_, ids)| ids.is_empty()), "{:?}", project.left());
+    let left = project.left().expect("docker lists");
+    assert!(left.iter().all(|(_, ids)| ids.is_empty()), "{left:?}");
+}
+
+/// Known bug of this test: a second panic, while it failed, ended the process before the others had run.
+#[test]
+fn what_a_failed_test_leaves_is_removed_without_a_panic() {
+    let failed = std::thread::spawn(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // No engine lists what has this label.
+        let name = "no=such\0project".to_owned();
+        let _project = Project { name, folder, etcdctl: PathBuf::new(), compose: Vec::new() };
+        panic!("as a test that fails");
+    });
+    assert!(failed.join().is_err());
 }

@@ -5,6 +5,8 @@
 mod peers;
 #[path = "../common/servers.rs"]
 mod servers;
+#[path = "../common/until.rs"]
+mod until;
 
 mod auto_compaction;
 mod captured;

@@ -3,29 +3,16 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
 use crate::captured::{self, Captured};
 use crate::http_client;
 use crate::servers::{Launch, Server};
+use crate::until::{LIMIT, found};
 
 const SIGTERM: i32 = 15;
-const LIMIT: Duration = Duration::from_secs(20);
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 pub fn decklog_program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_decklog"))
-}
-
-/// Waits until it is so; panics with `what` when it is not within 20 s.
-pub async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let mut looks = tokio::time::interval(LOOK_INTERVAL);
-    let came = tokio::time::timeout(LIMIT, async {
-        while !is_so() {
-            looks.tick().await;
-        }
-    });
-    assert!(came.await.is_ok(), "it did not come to this: {what}");
 }
 
 impl Launch {
@@ -50,13 +37,9 @@ impl Server {
 
     /// Waits for its end; panics with its log when it goes on.
     pub async fn ended(mut self) -> (ExitStatus, Launch) {
-        let mut status = None;
-        wait_until(&format!("the server ends after\n{}", self.launch.log()), || {
-            status = self.process.0.try_wait().expect("a child of this process");
-            status.is_some()
-        })
-        .await;
-        (status.expect("it was waited for"), self.launch)
+        let status = found(async || self.process.0.try_wait().expect("a child of this process")).await;
+        let status = status.unwrap_or_else(|| panic!("the server goes on after\n{}", self.launch.log()));
+        (status, self.launch)
     }
 
     /// Stops it as systemd does; panics unless it ends well: etcd by the signal itself, Decklog with exit code 0.

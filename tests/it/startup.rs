@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::captured::{Captured, Output};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a program to its end in `folder`, with no `ETCD_` variables but these.
 fn run_in(folder: &Path, program: &Path, args: &[&str], variables: &[(&str, &str)]) -> Output {

@@ -68,7 +68,7 @@ fn pieces_of(entries: u64, length: usize) -> Vec<Bytes> {
 
 /// sled lets go of its lock some time after the last handle is dropped.
 fn start(directory: &Path, begins_after: Option<LogPosition>) -> Result<SledStore, StoreError> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match SledStore::open_after(directory, &SMALL, begins_after) {
             Err(StoreError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),

@@ -73,7 +73,7 @@ const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_byte
 
 /// sled lets go of its lock some time after the last handle is dropped.
 fn open_sled(directory: &Path, begins_after: Option<LogPosition>) -> SledStore {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match SledStore::open_after(directory, &SMALL, begins_after) {
             Err(Error::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),

@@ -15,7 +15,7 @@ const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_byte
 
 /// sled lets go of its lock some time after the last handle is dropped.
 fn try_open(directory: &Path) -> Result<SledStore, Error> {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match SledStore::open(directory, &SMALL) {
             Err(Error::Locked { .. }) if std::time::Instant::now() < deadline => std::thread::yield_now(),

@@ -25,7 +25,7 @@ pub const LONG_LEASE: i64 = 7;
 const SHORT_LEASE: i64 = 8;
 /// What the watch delivers: five puts, two deletions and a key with its lease, put and deleted.
 pub const EVENTS: usize = 9;
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A watch that stays open until it is dropped.

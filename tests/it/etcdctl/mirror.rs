@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use bytes::Bytes;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
@@ -15,12 +14,11 @@ use crate::captured::Captured;
 use crate::peers::peer_or_skip;
 use crate::server::decklog_program;
 use crate::servers::Server;
+use crate::until::{LIMIT, found};
 
 /// More than one of make-mirror's pages, which have 1000.
 const KEYS: usize = 1200;
 const BATCH: usize = 100;
-const LIMIT: Duration = Duration::from_secs(20);
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 #[tokio::test]
 async fn make_mirror_goes_both_ways() {
@@ -106,14 +104,8 @@ async fn assert_equal_soon(
 ) {
     let expected = content(source, prefix).await;
     assert_eq!(expected.len(), KEYS);
-    let mut looks = tokio::time::interval(LOOK_INTERVAL);
-    let equal = async {
-        while content(target, mirror).await != expected {
-            looks.tick().await;
-        }
-    };
-    let came = tokio::time::timeout(LIMIT, equal).await;
-    assert!(came.is_ok(), "{} of {KEYS} keys are mirrored rightly", {
+    let equal = found(async || (content(target, mirror).await == expected).then_some(())).await;
+    assert!(equal.is_some(), "{} of {KEYS} keys are mirrored rightly", {
         let found = content(target, mirror).await;
         found.iter().filter(|pair| expected.contains(pair)).count()
     });

@@ -12,7 +12,7 @@ use crate::captured::{Captured, Output};
 use crate::http_client;
 use crate::servers::Server;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total ";
 

@@ -12,8 +12,9 @@ use rand::{Rng, SeedableRng};
 use tonic::transport::Channel;
 
 use crate::http_client;
-use crate::server::{decklog_program, wait_until};
+use crate::server::decklog_program;
 use crate::servers::{Launch, Server};
+use crate::until::until;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MEBIBYTE: usize = 1 << 20;
@@ -162,7 +163,7 @@ async fn attacks_harm_nobody() {
     let grown = server.metric("process_resident_memory_bytes") - memory;
     assert!(grown < MAX_GROWTH_BYTES, "its memory has grown by {grown} bytes");
     // Who says nothing is let go: the read ends, by the server's doing.
-    assert_eq!(silent.read(&mut [0]).expect("it is closed within 15 s"), 0);
+    assert_eq!(silent.read(&mut [0]).expect("it is closed in time"), 0);
     drop(open);
     assert_serves(&server, &mut kv, "all went").await;
     let log = server.stop().await.log();
@@ -239,7 +240,7 @@ async fn the_server_survives_running_out_of_files() {
     kv.put(put("before".to_owned())).await.expect("it serves");
     let port = server.launch.client_port;
     let open: Vec<TcpStream> = (0..2 * limit).map(|_| http_client::connect(port)).collect();
-    wait_until("it is full", || server.launch.log().contains("more must wait")).await;
+    until("it is full", async || server.launch.log().contains("more must wait")).await;
     for number in 0..300 {
         let answer = kv.put(put(format!("meanwhile {number}"))).await;
         answer.unwrap_or_else(|error| panic!("who is there is not served: {error}\n{}", server.launch.log()));

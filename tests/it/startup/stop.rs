@@ -21,8 +21,9 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use crate::http_client;
-use crate::server::{decklog_program, wait_until};
+use crate::server::decklog_program;
 use crate::servers::{Launch, Server};
+use crate::until::until;
 
 const PUTS_BEGUN: &str =
     "grpc_server_started_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}";
@@ -89,9 +90,9 @@ async fn an_open_request_finishes() {
         let path = PathAndQuery::from_static("/etcdserverpb.KV/Put");
         grpc.client_streaming(request, path, ProstCodec::<PutRequest, PutResponse>::default()).await
     });
-    wait_until("the put has begun", || server.metric(PUTS_BEGUN) >= 1.0).await;
+    until("the put has begun", async || server.metric(PUTS_BEGUN) >= 1.0).await;
     server.signal("TERM");
-    wait_until("it stops", || server.launch.log().contains("\"stopping\"")).await;
+    until("it stops", async || server.launch.log().contains("\"stopping\"")).await;
     send.send(put("open", "finished")).await.expect("the request is open");
     drop(send);
     let answer = call.await.expect("no panic").expect("the open request is answered");
