@@ -185,7 +185,8 @@ impl Stream {
     pub fn read(&mut self, naive: &Naive, programs: &mut Programs) -> bool {
         let done = self.cursor.is_done();
         let wanted = programs.random.random_range(0..8);
-        match self.cursor.next(wanted) {
+        let max_bytes = programs.random.random_range(1..300);
+        match self.cursor.next(wanted, max_bytes) {
             Ok(pairs) => {
                 assert!(pairs.len() <= wanted && (!done || pairs.is_empty()), "{} of {wanted}", pairs.len());
                 self.got.extend(pairs);

@@ -222,9 +222,9 @@ fn a_stream_of_one_key_ends() {
     rig.publish();
     let request = pb::RangeRequest { key: "a".into(), ..Default::default() };
     let mut cursor = rig.reader().snapshot().cursor(request).expect("it can be read");
-    assert_eq!(cursor.next(0).expect("read").len(), 0);
-    assert_eq!(cursor.next(9).expect("read").len(), 1);
-    assert_eq!(cursor.next(9).expect("read").len(), 0);
+    assert_eq!(cursor.next(0, usize::MAX).expect("read").len(), 0);
+    assert_eq!(cursor.next(9, usize::MAX).expect("read").len(), 1);
+    assert_eq!(cursor.next(9, usize::MAX).expect("read").len(), 0);
 }
 
 /// One of ours: a compaction that came while a checksum was made gave one that no content has.
