@@ -19,7 +19,12 @@ use crate::small_disk::SmallDisk;
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 /// Writes until the disk must have been found full: many times what was left of it.
 const MAX_WRITES: usize = 20_000;
+/// Enough for two segments of the log.
+const MAX_LOG_WRITES: usize = 4000;
 const VALUE_BYTES: usize = 8 << 10;
+/// Above a segment of the log.
+const LARGE_BYTES: usize = 20 << 20;
+const MAX_REQUEST_BYTES: &str = "33554432";
 /// How long it may take to find that there is room again.
 const RECOVERY: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(50);
@@ -48,7 +53,7 @@ impl Written {
 
     /// `log_alone`: the log may go on in the segments that it has, for as long as the store follows.
     async fn put_until_refused(&mut self, process: &Process, log_alone: bool) {
-        for _ in 0..MAX_WRITES {
+        for _ in 0..if log_alone { MAX_LOG_WRITES } else { MAX_WRITES } {
             if let Err(status) = self.put(process).await {
                 assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, NO_SPACE));
                 return;
@@ -56,6 +61,18 @@ impl Written {
         }
         assert!(log_alone, "{MAX_WRITES} writes fit on a full disk");
         println!("the log went on in what it has");
+    }
+
+    /// Puts what needs a segment of its own in the log, under a key that is not looked at.
+    async fn put_large(&self, process: &Process) -> Result<(), Status> {
+        let request =
+            PutRequest { key: "large".into(), value: vec![7; LARGE_BYTES].into(), ..Default::default() };
+        process.kv().put(request).await.map(drop)
+    }
+
+    async fn check_large_is_refused(&self, process: &Process) {
+        let status = self.put_large(process).await.expect_err("there is no room for another segment");
+        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, NO_SPACE));
     }
 
     /// Exactly what was acknowledged is there: a write that was refused for want of room changed nothing.
@@ -121,7 +138,9 @@ async fn fill_and_recover(test: &str, log_alone: bool) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), 160) else { return };
     let member = match log_alone {
-        true => Member::new(&folder.path().join("data")).with_variable("ETCD_WAL_DIR", disk.path.join("wal")),
+        true => Member::new(&folder.path().join("data"))
+            .with_variable("ETCD_WAL_DIR", disk.path.join("wal"))
+            .with_variable("ETCD_MAX_REQUEST_BYTES", MAX_REQUEST_BYTES),
         false => Member::new(&disk.path.join("data")),
     };
     let process = member.start().await;
@@ -132,12 +151,18 @@ async fn fill_and_recover(test: &str, log_alone: bool) {
     let (mut events, mut seen) = (watch(&process).await, 0);
     disk.fill();
     written.put_until_refused(&process, log_alone).await;
+    if log_alone {
+        written.check_large_is_refused(&process).await;
+    }
     println!("{test}: {} writes were acknowledged", written.acknowledged);
     written.check(&process).await;
     read_events(&mut events, &mut seen, written.acknowledged).await;
 
     disk.make_room();
     wait_until_written(&mut written, &process).await;
+    if log_alone {
+        written.put_large(&process).await.expect("there is room for another segment");
+    }
     for _ in 0..300 {
         written.put(&process).await.expect("there is room");
     }
