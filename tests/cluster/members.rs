@@ -455,3 +455,13 @@ async fn end_of(process: &mut Process) -> Option<ExitStatus> {
 pub fn channel(url: &str) -> Channel {
     Endpoint::from_shared(url.to_owned()).expect("a valid address").connect_lazy()
 }
+
+#[tokio::test]
+async fn what_a_lost_leader_refuses_is_asked_again() {
+    let mut asked = 0;
+    let answer = answered(async || {
+        asked += 1;
+        if asked == 3 { Ok(asked) } else { Err(Status::unavailable("etcdserver: leader changed")) }
+    });
+    assert_eq!(answer.await, 3);
+}

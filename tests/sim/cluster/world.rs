@@ -190,6 +190,10 @@ impl World {
         self.until("leases do not end", leases::LONGEST_UNITS, |world| world.has_no_leases());
         self.until("members that were removed do not stop", QUIET_UNITS, |world| world.removed_have_left());
         self.until("it does not become even again", QUIET_UNITS, |world| world.is_even());
+        // A grant of which nobody waited any more may have been on its way.
+        self.until("leases that came late do not end", leases::LONGEST_UNITS, |world| {
+            world.has_no_leases() && world.is_even()
+        });
         self.check_end();
         self.trace.finish()
     }

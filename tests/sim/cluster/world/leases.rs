@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use decklog::command::{Command, Kind};
+use decklog::command::{Command, Kind, Rejection};
 use decklog::ids::{LeaseId, MemberId};
 use decklog::wire::etcdserverpb as pb;
 use rand::Rng;
@@ -118,7 +118,7 @@ impl World {
     pub(super) fn bind(&mut self, place: usize) {
         if let Some(id) = self.some_lease() {
             let key = format!("lease-{}", self.random.random_range(0..5));
-            self.propose(place, Kind::Put(put(key, id.to_string(), id)));
+            self.propose(place, Kind::Put(put(key, id.to_string(), id)), &[Rejection::LeaseNotFound]);
         }
     }
 

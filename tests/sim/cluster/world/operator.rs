@@ -31,7 +31,7 @@ impl World {
             let max_learners = Some(self.random.random_range(1..3));
             let change = MemberChange { kind: Some(kind), max_learners };
             let command = Command::from(Kind::MemberChange(change));
-            self.ask(place, 0, |life| Waiting::Other { answer: life.propose_change(&command) });
+            self.ask(place, 0, |life| Waiting::Change { answer: life.propose_change(&command) });
         }
         self.run_machine(place);
     }
