@@ -26,7 +26,7 @@ const VALUE_BYTES: usize = 8 << 10;
 const LARGE_BYTES: usize = 20 << 20;
 const MAX_REQUEST_BYTES: &str = "33554432";
 /// How long it may take to find that there is room again.
-const RECOVERY: Duration = Duration::from_secs(20);
+const RECOVERY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// What was acknowledged, by key.
