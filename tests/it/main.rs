@@ -13,5 +13,6 @@ mod etcdctl;
 mod http;
 mod http_client;
 mod manifests;
+mod peer_calls;
 mod server;
 mod startup;
