@@ -5,9 +5,11 @@
 //! lost, and raft sends it again. States go by connections of their own, so that they delay no heartbeat.
 
 mod ask;
+mod batch;
 mod lending;
 mod link;
 mod outbound;
+mod queue;
 mod service;
 mod states;
 
@@ -54,6 +56,8 @@ const KEEPALIVE: Duration = Duration::from_secs(3);
 const WINDOW_BYTES: u32 = 8 << 20;
 /// Above what raft puts into a message, and a link into a batch.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// What a batch holds at most, on both sides: far above what a turn of consensus has for one member.
+const MAX_BATCH_MESSAGES: usize = 4096;
 
 /// What a message of a peer may have: a command may be as large as `--max-request-bytes` allows.
 pub fn max_message_bytes(max_request_bytes: usize) -> usize {
@@ -141,7 +145,7 @@ impl Peers {
         self.0.links.lock().get(&member).map(|link| link.urls().to_vec()).unwrap_or_default()
     }
 
-    fn queue(&self, member: MemberId) -> Option<link::Queue> {
+    fn queue(&self, member: MemberId) -> Option<queue::Queue> {
         self.0.links.lock().get(&member).map(Link::queue)
     }
 

@@ -1,7 +1,6 @@
 //! One link: connects, streams what its queue brings, and begins anew when the stream breaks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -11,15 +10,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::queue::{Piece, Queue, Waiting, queue};
 use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_reborn, says_removed};
 use crate::consensus::{Connected, Handle};
 use crate::ids::MemberId;
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_client::PeerClient;
 
-/// Batches that wait for the link, and their bytes: above what raft sends a member before that one answers.
-const MAX_QUEUED_BATCHES: usize = 1024;
-const MAX_QUEUED_BYTES: usize = 96 << 20;
 /// Batches that the connection has taken and not sent.
 const MAX_BATCHES_UNDER_WAY: usize = 8;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
@@ -27,34 +24,6 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 /// How often a batch is to be echoed, and how long that may take.
 const ECHO_INTERVAL: Duration = Duration::from_secs(1);
 const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The two ends of a link's queue know how much is in it.
-#[derive(Clone)]
-pub(super) struct Queue {
-    sender: mpsc::Sender<Vec<pb::RaftMessage>>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl Queue {
-    /// `false` when there is no room: the messages are lost.
-    pub fn push(&self, messages: Vec<pb::RaftMessage>) -> bool {
-        let bytes = bytes_of(&messages);
-        if self.bytes.load(Ordering::Relaxed) + bytes > MAX_QUEUED_BYTES {
-            return false;
-        }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let sent = self.sender.try_send(messages).is_ok();
-        if !sent {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        sent
-    }
-}
-
-fn bytes_of(messages: &[pb::RaftMessage]) -> usize {
-    let entries = messages.iter().flat_map(|message| &message.entries);
-    entries.map(|entry| entry.data.len()).sum::<usize>() + 64 * messages.len()
-}
 
 /// A member and the way to it. Ends when it is dropped.
 pub(super) struct Link {
@@ -92,15 +61,13 @@ impl Link {
         let _runtime = peers.0.runtime.enter();
         let channels: Vec<Channel> = endpoints.iter().map(tonic::transport::Endpoint::connect_lazy).collect();
         let channel = Arc::new(Mutex::new(channels.first()?.clone()));
-        let (sender, messages) = mpsc::channel(MAX_QUEUED_BATCHES);
-        let queue = Queue { sender, bytes: Arc::default() };
+        let (queue, waiting) = queue();
         let runner = Runner {
             peers: peers.clone(),
             consensus: consensus.clone(),
             member,
             channels,
-            messages,
-            bytes: queue.bytes.clone(),
+            waiting,
             current: channel.clone(),
             connected: None,
         };
@@ -138,8 +105,7 @@ struct Runner {
     member: MemberId,
     /// One for each of the member's URLs, tried in turn.
     channels: Vec<Channel>,
-    messages: mpsc::Receiver<Vec<pb::RaftMessage>>,
-    bytes: Arc<AtomicUsize>,
+    waiting: Waiting,
     current: Arc<Mutex<Channel>>,
     connected: Option<Connected>,
 }
@@ -191,8 +157,8 @@ impl Runner {
         let mut echoed = Instant::now();
         loop {
             let batch = tokio::select! {
-                messages = self.messages.recv() => match messages {
-                    Some(messages) => self.batch(messages),
+                batch = self.waiting.batch() => match batch {
+                    Some(batch) => self.counted(batch),
                     None => return Ok(()),
                 },
                 echo = echoes.message() => {
@@ -214,26 +180,17 @@ impl Runner {
 
     /// What waits finds no way, and is old by the time there is one.
     fn lose_waiting(&mut self) {
-        let to = format!("{:x}", self.member.0);
-        while let Ok(lost) = self.messages.try_recv() {
-            self.bytes.fetch_sub(bytes_of(&lost), Ordering::Relaxed);
-            self.peers.0.metrics.peer_sent_failures.with_label_values(&[&to]).inc();
+        let lost = self.waiting.lose();
+        if lost > 0 {
+            let to = format!("{:x}", self.member.0);
+            self.peers.0.metrics.peer_sent_failures.with_label_values(&[&to]).inc_by(lost);
         }
     }
 
-    /// With everything that waits.
-    fn batch(&mut self, mut messages: Vec<pb::RaftMessage>) -> pb::MessageBatch {
-        let mut bytes = bytes_of(&messages);
-        while bytes < 1 << 20
-            && let Ok(more) = self.messages.try_recv()
-        {
-            bytes += bytes_of(&more);
-            messages.extend(more);
-        }
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    fn counted(&self, batch: Piece) -> pb::MessageBatch {
         let to = format!("{:x}", self.member.0);
-        self.peers.0.metrics.peer_sent_bytes.with_label_values(&[&to]).inc_by(bytes as u64);
-        pb::MessageBatch { messages, sent_at: 0 }
+        self.peers.0.metrics.peer_sent_bytes.with_label_values(&[&to]).inc_by(batch.bytes as u64);
+        pb::MessageBatch { messages: batch.messages, sent_at: 0 }
     }
 
     fn take_echo(&self, echo: Option<pb::Echo>) -> Result<(), Status> {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Peers;
-use super::link::{Link, Queue};
+use super::link::Link;
+use super::queue::Queue;
 use crate::consensus::{Handle, Message, MessageType, Network, Outside, to_wire};
 use crate::ids::MemberId;
 use crate::members::Membership;
