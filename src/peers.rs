@@ -6,6 +6,7 @@
 
 mod ask;
 mod batch;
+mod guests;
 mod lending;
 mod link;
 mod outbound;
@@ -15,6 +16,7 @@ mod states;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,8 +44,6 @@ const FROM: &str = "decklog-from";
 const TO: &str = "decklog-to";
 /// Where the sender is reached: URLs with commas between them.
 const URLS: &str = "decklog-urls";
-/// Links to those who have come and are not known as members, at most.
-const MAX_GUESTS: usize = 16;
 /// Drawn when a member began: whoever has forgotten what it promised has another.
 const BIRTH: &str = "decklog-birth";
 /// What a member is told that comes back with an empty directory.
@@ -75,6 +75,8 @@ struct Shared {
     metrics: Metrics,
     /// A lock, because consensus changes the links and services look one up; it is held for that.
     links: Mutex<BTreeMap<MemberId, Link>>,
+    /// Streams of guests so far: each has a number.
+    streams: AtomicU64,
     removed: watch::Sender<bool>,
     /// Where this member is reached, as far as it knows itself: told to those it connects to.
     own_urls: Mutex<Vec<String>>,
@@ -97,6 +99,7 @@ impl Peers {
             runtime,
             metrics,
             links: Mutex::default(),
+            streams: AtomicU64::new(0),
             removed: watch::channel(false).0,
             own_urls: Mutex::default(),
             birth: data_dir.birth(),
@@ -127,17 +130,22 @@ impl Peers {
         self.0.is_reborn.subscribe()
     }
 
-    /// Somebody has come that this member may not know yet: it was added behind the newest entry that is known here, and may
-    /// be the leader by now, who must be answered.
-    fn meet(&self, consensus: &Handle, from: MemberId, urls: &[String]) {
-        let mut links = self.0.links.lock();
-        let guests = links.values().filter(|link| link.is_guest()).count();
-        if links.contains_key(&from) || guests >= MAX_GUESTS {
+    /// Whether a link goes to somebody: a member, or one that has come.
+    fn has_link(&self, to: MemberId) -> bool {
+        self.0.links.lock().contains_key(&to)
+    }
+
+    /// What a member knows of this one ends it. A guest is nobody to say so.
+    fn heed(&self, is_guest: bool, said: &Status) {
+        if is_guest {
             return;
         }
-        if let Some(link) = Link::begin_to_guest(self, consensus, from, urls) {
-            tracing::info!(member = %format!("{:x}", from.0), "met a member that is not known here yet");
-            links.insert(from, link);
+        if says_removed(said) {
+            tracing::error!("{}", said.message());
+            self.0.removed.send_replace(true);
+        }
+        if says_reborn(said) {
+            self.0.is_reborn.send_replace(true);
         }
     }
 
@@ -198,3 +206,6 @@ fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::queue::{Piece, Queue, Waiting, queue};
-use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_reborn, says_removed};
+use super::{MAX_MESSAGE_BYTES, Peers, endpoint};
 use crate::consensus::{Connected, Handle};
 use crate::ids::MemberId;
 use crate::wire::peer as pb;
@@ -28,8 +28,8 @@ const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A member and the way to it. Ends when it is dropped.
 pub(super) struct Link {
     urls: Vec<String>,
-    /// It has come to us, and we do not know it as a member yet.
-    is_guest: bool,
+    /// Of one that has come to us, and that we do not know as a member yet: the stream that the link goes with.
+    guest_stream: Option<u64>,
     queue: Queue,
     channel: Arc<Mutex<Channel>>,
     task: AbortHandle,
@@ -38,23 +38,23 @@ pub(super) struct Link {
 impl Link {
     /// `None` when there is no URL that can be connected to.
     pub fn begin(peers: &Peers, consensus: &Handle, member: MemberId, urls: &[String]) -> Option<Self> {
-        Self::begin_as(peers, consensus, (member, false), urls)
+        Self::begin_as(peers, consensus, (member, None), urls)
     }
 
-    /// To one that has come to us.
+    /// To one that has come to us, by a stream with a number.
     pub fn begin_to_guest(
         peers: &Peers,
         consensus: &Handle,
-        guest: MemberId,
+        (guest, stream): (MemberId, u64),
         urls: &[String],
     ) -> Option<Self> {
-        Self::begin_as(peers, consensus, (guest, true), urls)
+        Self::begin_as(peers, consensus, (guest, Some(stream)), urls)
     }
 
     fn begin_as(
         peers: &Peers,
         consensus: &Handle,
-        (member, is_guest): (MemberId, bool),
+        (member, guest_stream): (MemberId, Option<u64>),
         urls: &[String],
     ) -> Option<Self> {
         let endpoints: Vec<_> = urls.iter().filter_map(|url| endpoint(url).ok()).collect();
@@ -66,17 +66,27 @@ impl Link {
             peers: peers.clone(),
             consensus: consensus.clone(),
             member,
+            is_guest: guest_stream.is_some(),
             channels,
             waiting,
             current: channel.clone(),
             connected: None,
         };
         let task = peers.0.runtime.spawn(runner.run()).abort_handle();
-        Some(Self { urls: urls.to_vec(), is_guest, queue, channel, task })
+        Some(Self { urls: urls.to_vec(), guest_stream, queue, channel, task })
     }
 
     pub fn is_guest(&self) -> bool {
-        self.is_guest
+        self.guest_stream.is_some()
+    }
+
+    pub fn guest_stream(&self) -> Option<u64> {
+        self.guest_stream
+    }
+
+    /// A guest has come once more: the link ends with the newest of its streams.
+    pub fn go_with(&mut self, stream: u64) {
+        self.guest_stream = Some(stream);
     }
 
     pub fn urls(&self) -> &[String] {
@@ -103,6 +113,7 @@ struct Runner {
     peers: Peers,
     consensus: Handle,
     member: MemberId,
+    is_guest: bool,
     /// One for each of the member's URLs, tried in turn.
     channels: Vec<Channel>,
     waiting: Waiting,
@@ -126,13 +137,7 @@ impl Runner {
             self.consensus.unreachable(self.member);
             self.lose_waiting();
             let Err(status) = ended else { return };
-            if says_removed(&status) {
-                tracing::error!("{}", status.message());
-                self.peers.0.removed.send_replace(true);
-            }
-            if says_reborn(&status) {
-                self.peers.0.is_reborn.send_replace(true);
-            }
+            self.peers.heed(self.is_guest, &status);
             if !told {
                 tracing::warn!(peer = %format!("{:x}", self.member.0), error = status.message(), "a member cannot be reached");
                 told = true;

@@ -126,18 +126,25 @@ impl PeerService {
         Ok(Caller { id: from, birth })
     }
 
+    /// A member, or one that has a link as a guest. Others may choose any id: nothing is counted under it.
+    pub(super) fn knows(&self, id: MemberId) -> bool {
+        self.members.now().contains(id) || self.peers.has_link(id)
+    }
+
     /// Hands on what a batch holds.
-    fn take(&self, from: MemberId, batch: pb::MessageBatch) {
+    pub(super) fn take(&self, from: MemberId, batch: pb::MessageBatch) {
         let bytes = batch.encoded_len();
         let Sorted { messages, refused, why } = Sorted::of(from, batch);
         let label = format!("{:x}", from.0);
         if let Some(why) = why {
             tracing::warn!(from = label, refused, %why, "messages of a member cannot be taken");
         }
-        let metrics = &self.peers.0.metrics;
-        metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes as u64);
-        if refused > 0 {
-            metrics.peer_received_failures.with_label_values(&[&label]).inc_by(refused);
+        if self.knows(from) {
+            let metrics = &self.peers.0.metrics;
+            metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes as u64);
+            if refused > 0 {
+                metrics.peer_received_failures.with_label_values(&[&label]).inc_by(refused);
+            }
         }
         if !messages.is_empty() {
             // Small messages take more room here than they took on their way.
@@ -157,15 +164,17 @@ impl Peer for PeerService {
     ) -> Result<Response<Self::MessagesStream>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let from = caller.id;
+        let mut stay = None;
         if !self.members.now().contains(from) {
             let urls = request.metadata().get(URLS).and_then(|urls| urls.to_str().ok()).unwrap_or_default();
             let urls: Vec<_> = urls.split(',').map(str::to_owned).collect();
-            self.peers.meet(&self.consensus, from, &urls);
+            stay = self.peers.meet(&self.consensus, from, &urls);
         }
         let mut batches = request.into_inner();
         let (echoes, receiver) = mpsc::channel(MAX_QUEUED_ECHOES);
         let service = self.clone();
         tokio::spawn(async move {
+            let _stay = stay;
             loop {
                 let batch = match batches.message().await {
                     Ok(Some(batch)) => batch,

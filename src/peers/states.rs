@@ -113,6 +113,10 @@ impl PeerService {
         from: MemberId,
         mut pieces: Streaming<pb::SnapshotPiece>,
     ) -> Result<pb::SnapshotReply, Status> {
+        // The leader has been met, also when it is not known as a member yet.
+        if !self.knows(from) {
+            return Err(Status::permission_denied("the state of somebody who is not known here"));
+        }
         let label = format!("{:x}", from.0);
         let metrics = &self.peers.0.metrics;
         metrics.states_receiving.with_label_values(&[&label]).inc();
