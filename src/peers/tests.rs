@@ -231,3 +231,16 @@ async fn nothing_is_counted_under_an_id_that_somebody_made_up() {
     let metrics = &rig.service.peers.0.metrics;
     assert_eq!(metrics.peer_received_failures.with_label_values(&["2"]).get(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_members_are_lent_a_state() {
+    let rig = Rig::new();
+    let wanted = pb::StateRequest { at_least: 1, confirmed: false };
+    // A member's is asked of a stage that does not run here.
+    let asked = rig.service.lend_state(OTHER, wanted);
+    let waits = tokio::time::timeout(Duration::from_secs(1), asked).await;
+    assert!(waits.is_err(), "it waits");
+    let asked = tokio::time::timeout(Duration::from_secs(1), rig.service.lend_state(STRANGER, wanted)).await;
+    let refused = asked.expect("it is answered at once").map_err(|status| status.code());
+    assert_eq!(refused.err(), Some(tonic::Code::PermissionDenied));
+}
