@@ -17,6 +17,9 @@ use crate::wire::etcdserverpb::Member;
 use crate::wire::log::member_change::Kind as Change;
 use crate::wire::membershippb::ClusterMemberAttrSetRequest;
 
+/// No member has this id: raft's voters must not have it. What was written before the rules refused it counts for nothing.
+const NOBODY: u64 = 0;
+
 /// Rows of removed members begin with this, before the id.
 const REMOVED: u8 = b'r';
 
@@ -51,6 +54,9 @@ impl Membership {
                 continue;
             }
             let member = Member::decode(value).map_err(|source| damaged(source.to_string()))?;
+            if member.id == NOBODY {
+                continue;
+            }
             if key != member.id.to_be_bytes().as_slice() {
                 return Err(damaged("it is of another member".to_owned()));
             }
@@ -115,7 +121,7 @@ impl Membership {
             }
         };
         match &change.kind {
-            Some(Change::Add(member)) if self.is_removed(MemberId(member.id)) => {
+            Some(Change::Add(member)) if member.id == NOBODY || self.is_removed(MemberId(member.id)) => {
                 Err(Rejection::MemberNotFound)
             }
             Some(Change::Add(member)) if self.contains(MemberId(member.id)) => Err(Rejection::MemberExists),
@@ -301,6 +307,22 @@ mod tests {
         assert_eq!(apply(Change::Remove(3)), Err(Rejection::LastVoter));
         assert_eq!(apply(Change::Remove(5)), Ok(()));
         assert_eq!(members.voters(), [3]);
+    }
+
+    /// It was added, and no member could start any more: raft has no such voter.
+    #[test]
+    fn nobody_has_the_id_0() {
+        let initial = Membership::new(vec![member(1, "http://a:1", false)]);
+        for is_learner in [false, true] {
+            let mut members = initial.clone();
+            let added = members.apply(&change(Change::Add(member(0, "http://b:1", is_learner))));
+            assert_eq!((added, members), (Err(Rejection::MemberNotFound), initial.clone()));
+        }
+        // As it was written when it was still allowed.
+        let store = MemoryStore::new();
+        let tables = [initial.rows(), vec![row(MemberId(0), Some(&member(0, "http://b:1", false)))]].concat();
+        store.write(&Round { tables, ..Round::default() }).expect("written");
+        assert_eq!(Membership::of_store(&store).expect("read"), initial);
     }
 
     #[test]

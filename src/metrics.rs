@@ -81,6 +81,29 @@ impl Metrics {
         LogTimers { write: self.log_write_seconds.clone(), flush: self.log_flush_seconds.clone() }
     }
 
+    /// Drops every series of a peer, as one member sees another.
+    pub fn forget_peer(&self, local: &str, remote: &str) {
+        // A series that is not there is as good as dropped.
+        drop(self.active_peers.remove_label_values(&[local, remote]));
+        drop(self.disconnected_peers.remove_label_values(&[local, remote]));
+        let counters = [
+            &self.peer_received_bytes,
+            &self.peer_received_failures,
+            &self.peer_sent_bytes,
+            &self.peer_sent_failures,
+            &self.state_receive_failures,
+            &self.states_received,
+            &self.state_send_failures,
+            &self.states_sent,
+        ];
+        counters.into_iter().for_each(|counter| drop(counter.remove_label_values(&[remote])));
+        let gauges = [&self.states_receiving, &self.states_sending];
+        gauges.into_iter().for_each(|gauge| drop(gauge.remove_label_values(&[remote])));
+        let histograms =
+            [&self.peer_round_trip_seconds, &self.state_receive_seconds, &self.state_send_seconds];
+        histograms.into_iter().for_each(|histogram| drop(histogram.remove_label_values(&[remote])));
+    }
+
     pub fn count_operations(&self, operations: &Operations) {
         self.ranges.inc_by(operations.ranges);
         self.puts.inc_by(operations.puts);

@@ -5,14 +5,18 @@
 //! lost, and raft sends it again. States go by connections of their own, so that they delay no heartbeat.
 
 mod ask;
+mod batch;
+mod guests;
 mod lending;
 mod link;
 mod outbound;
+mod queue;
 mod service;
 mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,8 +44,6 @@ const FROM: &str = "decklog-from";
 const TO: &str = "decklog-to";
 /// Where the sender is reached: URLs with commas between them.
 const URLS: &str = "decklog-urls";
-/// Links to those who have come and are not known as members, at most.
-const MAX_GUESTS: usize = 16;
 /// Drawn when a member began: whoever has forgotten what it promised has another.
 const BIRTH: &str = "decklog-birth";
 /// What a member is told that comes back with an empty directory.
@@ -54,6 +56,8 @@ const KEEPALIVE: Duration = Duration::from_secs(3);
 const WINDOW_BYTES: u32 = 8 << 20;
 /// Above what raft puts into a message, and a link into a batch.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// What a batch holds at most, on both sides: far above what a turn of consensus has for one member.
+const MAX_BATCH_MESSAGES: usize = 4096;
 
 /// What a message of a peer may have: a command may be as large as `--max-request-bytes` allows.
 pub fn max_message_bytes(max_request_bytes: usize) -> usize {
@@ -71,6 +75,8 @@ struct Shared {
     metrics: Metrics,
     /// A lock, because consensus changes the links and services look one up; it is held for that.
     links: Mutex<BTreeMap<MemberId, Link>>,
+    /// Streams of guests so far: each has a number.
+    streams: AtomicU64,
     removed: watch::Sender<bool>,
     /// Removed by the log of this member as it started, whatever its store says: they are neither spoken to nor heard.
     removed_in_log: BTreeSet<MemberId>,
@@ -100,6 +106,7 @@ impl Peers {
             runtime,
             metrics,
             links: Mutex::default(),
+            streams: AtomicU64::new(0),
             removed: watch::channel(false).0,
             removed_in_log,
             own_urls: Mutex::default(),
@@ -126,17 +133,22 @@ impl Peers {
         self.0.is_reborn.subscribe()
     }
 
-    /// Somebody has come that this member may not know yet: it was added behind the newest entry that is known here, and may
-    /// be the leader by now, who must be answered.
-    fn meet(&self, consensus: &Handle, from: MemberId, urls: &[String]) {
-        let mut links = self.0.links.lock();
-        let guests = links.values().filter(|link| link.is_guest()).count();
-        if links.contains_key(&from) || guests >= MAX_GUESTS {
+    /// Whether a link goes to somebody: a member, or one that has come.
+    fn has_link(&self, to: MemberId) -> bool {
+        self.0.links.lock().contains_key(&to)
+    }
+
+    /// What a member knows of this one ends it. A guest is nobody to say so.
+    fn heed(&self, is_guest: bool, said: &Status) {
+        if is_guest {
             return;
         }
-        if let Some(link) = Link::begin_to_guest(self, consensus, from, urls) {
-            tracing::info!(member = %format!("{:x}", from.0), "met a member that is not known here yet");
-            links.insert(from, link);
+        if says_removed(said) {
+            tracing::error!("{}", said.message());
+            self.0.removed.send_replace(true);
+        }
+        if says_reborn(said) {
+            self.0.is_reborn.send_replace(true);
         }
     }
 
@@ -144,7 +156,7 @@ impl Peers {
         self.0.links.lock().get(&member).map(|link| link.urls().to_vec()).unwrap_or_default()
     }
 
-    fn queue(&self, member: MemberId) -> Option<link::Queue> {
+    fn queue(&self, member: MemberId) -> Option<queue::Queue> {
         self.0.links.lock().get(&member).map(Link::queue)
     }
 
@@ -197,3 +209,6 @@ fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES))
 }
+
+#[cfg(test)]
+mod tests;

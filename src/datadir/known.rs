@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::{Birth, Error, initial_json, initial_members, write_whole};
@@ -20,8 +22,10 @@ const FILE_NEW: &str = "members.json.new";
 #[derive(Debug)]
 pub struct KnownMembers {
     root: PathBuf,
+    /// As the file has it. Readers never wait for the disk.
+    remembered: ArcSwap<Remembered>,
     /// A lock, because peers come at any time; held while the file is written, so that it never goes back.
-    remembered: Mutex<Remembered>,
+    writing: Mutex<()>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,12 +49,13 @@ impl KnownMembers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Remembered::default(),
             Err(source) => return Err(Error::Io { path: name(), source }),
         };
-        Ok(Self { root: root.to_owned(), remembered: Mutex::new(remembered) })
+        let remembered = ArcSwap::from_pointee(remembered);
+        Ok(Self { root: root.to_owned(), remembered, writing: Mutex::new(()) })
     }
 
     /// Who belonged to the cluster when it was last noted.
     pub fn members(&self) -> Option<Vec<InitialMember>> {
-        self.remembered.lock().members.clone()
+        self.remembered.load().members.clone()
     }
 
     /// Notes who belongs to the cluster; durable when this returns.
@@ -63,12 +68,12 @@ impl KnownMembers {
 
     /// Those of whom a birth is known: they have begun.
     pub fn begun(&self) -> Vec<MemberId> {
-        self.remembered.lock().births.keys().copied().collect()
+        self.remembered.load().births.keys().copied().collect()
     }
 
     /// Whether a member is the one that it was at the first contact; `None` when there was none.
     pub fn is_same(&self, member: MemberId, birth: Birth) -> Option<bool> {
-        self.remembered.lock().births.get(&member).map(|known| *known == birth)
+        self.remembered.load().births.get(&member).map(|known| *known == birth)
     }
 
     /// As `is_same`; at the first contact its birth is noted, and is durable when this returns.
@@ -83,16 +88,17 @@ impl KnownMembers {
     }
 
     fn change(&self, change: impl FnOnce(&mut Remembered)) -> Result<(), Error> {
-        let mut remembered = self.remembered.lock();
-        let mut changed = remembered.clone();
+        let _writing = self.writing.lock();
+        let remembered = self.remembered.load();
+        let mut changed = Remembered::clone(&remembered);
         change(&mut changed);
-        if changed == *remembered {
+        if changed == **remembered {
             return Ok(());
         }
         let path = || self.root.join(FILE).display().to_string();
         write_whole(&self.root, FILE_NEW, FILE, &changed.encode())
             .map_err(|source| Error::Io { path: path(), source })?;
-        *remembered = changed;
+        self.remembered.store(Arc::new(changed));
         Ok(())
     }
 }
@@ -157,6 +163,26 @@ mod tests {
         assert!(!again.meet(MemberId(7), Birth(2)).expect("known"), "it was born anew");
         assert_eq!(again.is_same(MemberId(7), Birth(1)), Some(true), "the first birth stands");
         assert_eq!(again.begun(), [MemberId(7)]);
+    }
+
+    #[test]
+    fn readers_do_not_wait_for_the_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let known = Arc::new(KnownMembers::of(folder.path()).expect("nothing is there"));
+        known.meet(MemberId(7), Birth(1)).expect("noted");
+        known.set_members(vec![member(7)]).expect("noted");
+        // As while a file is being written.
+        let writing = known.writing.lock();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let reader = known.clone();
+        let reading = std::thread::spawn(move || {
+            let read = (reader.is_same(MemberId(7), Birth(1)), reader.begun(), reader.members());
+            tell.send(read).expect("somebody waits");
+        });
+        let read = told.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(read, Ok((Some(true), vec![MemberId(7)], Some(vec![member(7)]))));
+        drop(writing);
+        reading.join().expect("it has read");
     }
 
     #[test]

@@ -21,6 +21,9 @@ const MAX_QUEUED_PIECES: usize = 4;
 /// How long the asked member may take to answer, and then for each piece.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What may go to the asking member, or why nothing more does.
+type Piece = Result<pb::SnapshotPiece, Status>;
+
 /// What a member needs that has lost its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantedState {
@@ -122,12 +125,16 @@ async fn take_pieces(
 }
 
 impl PeerService {
-    /// Gives the state to a member that has lost its own; one at a time.
+    /// Gives the state to a member that has lost its own; one at a time. Nobody else may ask: a member that this one has not
+    /// heard of asks again.
     pub(super) async fn lend_state(
         &self,
         to: MemberId,
         wanted: pb::StateRequest,
-    ) -> Result<mpsc::Receiver<Result<pb::SnapshotPiece, Status>>, Status> {
+    ) -> Result<mpsc::Receiver<Piece>, Status> {
+        if !self.members.now().contains(to) {
+            return Err(Status::permission_denied("the member is not known here"));
+        }
         let busy = |_| Status::unavailable("another member is taking this one's state");
         let turn = self.peers.0.lending.clone().try_acquire_owned().map_err(busy)?;
         let unavailable = |error: crate::consensus::ConsensusError| Status::unavailable(error.to_string());
@@ -148,10 +155,12 @@ impl PeerService {
             index = position.index.0,
             "giving the state to a member that has lost its own"
         );
-        let (pieces, receiver) = mpsc::channel(MAX_QUEUED_PIECES);
+        let (read, pieces) = mpsc::channel(MAX_QUEUED_PIECES);
+        let (taken, receiver) = mpsc::channel(1);
+        tokio::spawn(hand_on(pieces, taken));
         let metrics = self.peers.0.metrics.clone();
         tokio::task::spawn_blocking(move || {
-            read_pieces(capture, &pieces, |bytes| {
+            read_pieces(capture, &read, |bytes| {
                 metrics.peer_sent_bytes.with_label_values(&[&member]).inc_by(bytes as u64);
             });
             drop(turn);
@@ -160,12 +169,19 @@ impl PeerService {
     }
 }
 
+/// Ends, and with it the reading, when the asking member takes nothing for too long: what it has is not whole, and it
+/// finds that out.
+async fn hand_on(mut pieces: mpsc::Receiver<Piece>, taken: mpsc::Sender<Piece>) {
+    while let Some(piece) = pieces.recv().await {
+        if let Err(error) = taken.send_timeout(piece, PIECE_TIMEOUT).await {
+            tracing::warn!(%error, "the state is not given to its end: the asking member takes no more");
+            return;
+        }
+    }
+}
+
 /// For a thread that may wait. Ends when nobody takes more.
-fn read_pieces(
-    capture: Capture,
-    pieces: &mpsc::Sender<Result<pb::SnapshotPiece, Status>>,
-    count: impl Fn(usize),
-) {
+fn read_pieces(capture: Capture, pieces: &mpsc::Sender<Piece>, count: impl Fn(usize)) {
     for piece in capture.pieces() {
         let piece = piece.map(|data| pb::SnapshotPiece { message: None, data });
         let piece = piece.map_err(|error| Status::internal(error.to_string()));
@@ -173,5 +189,28 @@ fn read_pieces(
         if pieces.blocking_send(piece).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_that_nobody_takes_is_not_read_on() {
+        let (read, pieces) = mpsc::channel(MAX_QUEUED_PIECES);
+        let (taken, mut receiver) = mpsc::channel(1);
+        let began = Instant::now();
+        let handing_on = tokio::spawn(hand_on(pieces, taken));
+        for _ in 0..3 {
+            read.send(Ok(pb::SnapshotPiece::default())).await.expect("it is taken");
+        }
+        tokio::time::timeout(2 * PIECE_TIMEOUT, read.closed()).await.expect("it is given up");
+        assert_eq!(began.elapsed().as_secs(), PIECE_TIMEOUT.as_secs());
+        handing_on.await.expect("it has ended");
+        assert!(receiver.recv().await.is_some(), "what had gone");
+        assert!(receiver.recv().await.is_none());
     }
 }

@@ -1,7 +1,6 @@
 //! One link: connects, streams what its queue brings, and begins anew when the stream breaks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -11,15 +10,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{MAX_MESSAGE_BYTES, Peers, endpoint, says_reborn, says_removed};
+use super::queue::{Piece, Queue, Waiting, queue};
+use super::{MAX_MESSAGE_BYTES, Peers, endpoint};
 use crate::consensus::{Connected, Handle};
 use crate::ids::MemberId;
 use crate::wire::peer as pb;
 use crate::wire::peer::peer_client::PeerClient;
 
-/// Batches that wait for the link, and their bytes: above what raft sends a member before that one answers.
-const MAX_QUEUED_BATCHES: usize = 1024;
-const MAX_QUEUED_BYTES: usize = 96 << 20;
 /// Batches that the connection has taken and not sent.
 const MAX_BATCHES_UNDER_WAY: usize = 8;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(50);
@@ -28,39 +25,11 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 const ECHO_INTERVAL: Duration = Duration::from_secs(1);
 const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The two ends of a link's queue know how much is in it.
-#[derive(Clone)]
-pub(super) struct Queue {
-    sender: mpsc::Sender<Vec<pb::RaftMessage>>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl Queue {
-    /// `false` when there is no room: the messages are lost.
-    pub fn push(&self, messages: Vec<pb::RaftMessage>) -> bool {
-        let bytes = bytes_of(&messages);
-        if self.bytes.load(Ordering::Relaxed) + bytes > MAX_QUEUED_BYTES {
-            return false;
-        }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let sent = self.sender.try_send(messages).is_ok();
-        if !sent {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        sent
-    }
-}
-
-fn bytes_of(messages: &[pb::RaftMessage]) -> usize {
-    let entries = messages.iter().flat_map(|message| &message.entries);
-    entries.map(|entry| entry.data.len()).sum::<usize>() + 64 * messages.len()
-}
-
 /// A member and the way to it. Ends when it is dropped.
 pub(super) struct Link {
     urls: Vec<String>,
-    /// It has come to us, and we do not know it as a member yet.
-    is_guest: bool,
+    /// Of one that has come to us, and that we do not know as a member yet: the stream that the link goes with.
+    guest_stream: Option<u64>,
     queue: Queue,
     channel: Arc<Mutex<Channel>>,
     task: AbortHandle,
@@ -69,47 +38,55 @@ pub(super) struct Link {
 impl Link {
     /// `None` when there is no URL that can be connected to.
     pub fn begin(peers: &Peers, consensus: &Handle, member: MemberId, urls: &[String]) -> Option<Self> {
-        Self::begin_as(peers, consensus, (member, false), urls)
+        Self::begin_as(peers, consensus, (member, None), urls)
     }
 
-    /// To one that has come to us.
+    /// To one that has come to us, by a stream with a number.
     pub fn begin_to_guest(
         peers: &Peers,
         consensus: &Handle,
-        guest: MemberId,
+        (guest, stream): (MemberId, u64),
         urls: &[String],
     ) -> Option<Self> {
-        Self::begin_as(peers, consensus, (guest, true), urls)
+        Self::begin_as(peers, consensus, (guest, Some(stream)), urls)
     }
 
     fn begin_as(
         peers: &Peers,
         consensus: &Handle,
-        (member, is_guest): (MemberId, bool),
+        (member, guest_stream): (MemberId, Option<u64>),
         urls: &[String],
     ) -> Option<Self> {
         let endpoints: Vec<_> = urls.iter().filter_map(|url| endpoint(url).ok()).collect();
         let _runtime = peers.0.runtime.enter();
         let channels: Vec<Channel> = endpoints.iter().map(tonic::transport::Endpoint::connect_lazy).collect();
         let channel = Arc::new(Mutex::new(channels.first()?.clone()));
-        let (sender, messages) = mpsc::channel(MAX_QUEUED_BATCHES);
-        let queue = Queue { sender, bytes: Arc::default() };
+        let (queue, waiting) = queue();
         let runner = Runner {
             peers: peers.clone(),
             consensus: consensus.clone(),
             member,
+            is_guest: guest_stream.is_some(),
             channels,
-            messages,
-            bytes: queue.bytes.clone(),
+            waiting,
             current: channel.clone(),
             connected: None,
         };
         let task = peers.0.runtime.spawn(runner.run()).abort_handle();
-        Some(Self { urls: urls.to_vec(), is_guest, queue, channel, task })
+        Some(Self { urls: urls.to_vec(), guest_stream, queue, channel, task })
     }
 
     pub fn is_guest(&self) -> bool {
-        self.is_guest
+        self.guest_stream.is_some()
+    }
+
+    pub fn guest_stream(&self) -> Option<u64> {
+        self.guest_stream
+    }
+
+    /// A guest has come once more: the link ends with the newest of its streams.
+    pub fn go_with(&mut self, stream: u64) {
+        self.guest_stream = Some(stream);
     }
 
     pub fn urls(&self) -> &[String] {
@@ -136,10 +113,10 @@ struct Runner {
     peers: Peers,
     consensus: Handle,
     member: MemberId,
+    is_guest: bool,
     /// One for each of the member's URLs, tried in turn.
     channels: Vec<Channel>,
-    messages: mpsc::Receiver<Vec<pb::RaftMessage>>,
-    bytes: Arc<AtomicUsize>,
+    waiting: Waiting,
     current: Arc<Mutex<Channel>>,
     connected: Option<Connected>,
 }
@@ -160,13 +137,7 @@ impl Runner {
             self.consensus.unreachable(self.member);
             self.lose_waiting();
             let Err(status) = ended else { return };
-            if says_removed(&status) {
-                tracing::error!("{}", status.message());
-                self.peers.0.removed.send_replace(true);
-            }
-            if says_reborn(&status) {
-                self.peers.0.is_reborn.send_replace(true);
-            }
+            self.peers.heed(self.is_guest, &status);
             if !told {
                 tracing::warn!(peer = %format!("{:x}", self.member.0), error = status.message(), "a member cannot be reached");
                 told = true;
@@ -191,8 +162,8 @@ impl Runner {
         let mut echoed = Instant::now();
         loop {
             let batch = tokio::select! {
-                messages = self.messages.recv() => match messages {
-                    Some(messages) => self.batch(messages),
+                batch = self.waiting.batch() => match batch {
+                    Some(batch) => self.counted(batch),
                     None => return Ok(()),
                 },
                 echo = echoes.message() => {
@@ -214,26 +185,17 @@ impl Runner {
 
     /// What waits finds no way, and is old by the time there is one.
     fn lose_waiting(&mut self) {
-        let to = format!("{:x}", self.member.0);
-        while let Ok(lost) = self.messages.try_recv() {
-            self.bytes.fetch_sub(bytes_of(&lost), Ordering::Relaxed);
-            self.peers.0.metrics.peer_sent_failures.with_label_values(&[&to]).inc();
+        let lost = self.waiting.lose();
+        if lost > 0 {
+            let to = format!("{:x}", self.member.0);
+            self.peers.0.metrics.peer_sent_failures.with_label_values(&[&to]).inc_by(lost);
         }
     }
 
-    /// With everything that waits.
-    fn batch(&mut self, mut messages: Vec<pb::RaftMessage>) -> pb::MessageBatch {
-        let mut bytes = bytes_of(&messages);
-        while bytes < 1 << 20
-            && let Ok(more) = self.messages.try_recv()
-        {
-            bytes += bytes_of(&more);
-            messages.extend(more);
-        }
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    fn counted(&self, batch: Piece) -> pb::MessageBatch {
         let to = format!("{:x}", self.member.0);
-        self.peers.0.metrics.peer_sent_bytes.with_label_values(&[&to]).inc_by(bytes as u64);
-        pb::MessageBatch { messages, sent_at: 0 }
+        self.peers.0.metrics.peer_sent_bytes.with_label_values(&[&to]).inc_by(batch.bytes as u64);
+        pb::MessageBatch { messages: batch.messages, sent_at: 0 }
     }
 
     fn take_echo(&self, echo: Option<pb::Echo>) -> Result<(), Status> {

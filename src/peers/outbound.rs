@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Peers;
-use super::link::{Link, Queue};
+use super::link::Link;
+use super::queue::Queue;
 use crate::consensus::{Handle, Message, MessageType, Network, Outside, to_wire};
 use crate::ids::MemberId;
 use crate::members::Membership;
@@ -19,14 +20,22 @@ pub struct Outbound {
     consensus: Handle,
     /// Whom a member that joins can reach until it knows members.
     found: Membership,
+    /// Of the links to members; those to guests come and go.
     queues: HashMap<u64, Queue>,
+    members: Membership,
     gathered: Vec<(u64, Vec<pb::RaftMessage>)>,
 }
 
 impl Outbound {
     pub(super) fn new(peers: Peers, consensus: Handle, found: Membership) -> Self {
-        let (queues, gathered) = (HashMap::new(), Vec::new());
-        Self { peers, consensus, found, queues, gathered }
+        Self {
+            peers,
+            consensus,
+            found,
+            queues: HashMap::new(),
+            members: Membership::default(),
+            gathered: Vec::new(),
+        }
     }
 }
 
@@ -46,15 +55,16 @@ impl Network for Outbound {
     fn depart(&mut self) {
         for (to, messages) in self.gathered.drain(..) {
             let heartbeats = messages.iter().any(|message| message.kind == MessageType::MsgHeartbeat as u32);
-            let sent = match self.queues.get(&to) {
-                Some(queue) => queue.push(messages),
-                None => self.peers.queue(MemberId(to)).is_some_and(|queue| queue.push(messages)),
-            };
-            if sent {
+            let queue = self.queues.get(&to).cloned().or_else(|| self.peers.queue(MemberId(to)));
+            let is_known = queue.is_some() || self.members.contains(MemberId(to));
+            if queue.is_some_and(|queue| queue.push(messages)) {
                 continue;
             }
-            let metrics = &self.peers.0.metrics;
-            metrics.peer_sent_failures.with_label_values(&[&format!("{to:x}")]).inc();
+            // Raft answers whoever has sent something.
+            if is_known {
+                let metrics = &self.peers.0.metrics;
+                metrics.peer_sent_failures.with_label_values(&[&format!("{to:x}")]).inc();
+            }
             if heartbeats {
                 self.consensus.progress().heartbeats_failed(1);
             }
@@ -65,6 +75,7 @@ impl Network for Outbound {
 
 impl Outside for Outbound {
     fn set_members(&mut self, members: &Membership) {
+        self.members.clone_from(members);
         let own = self.peers.0.member;
         let is_joining = members.voters().is_empty();
         let members = if is_joining { &self.found } else { members };
@@ -77,9 +88,10 @@ impl Outside for Outbound {
         }
         self.peers.0.offered.lock().retain(|member, _| members.contains(*member));
         let mut links = self.peers.0.links.lock();
-        links.retain(|id, link| {
-            let is_guest = link.is_guest() && !members.is_removed(*id);
-            members.get(*id).map_or(is_guest, |member| member.peer_ur_ls == link.urls())
+        // A guest that is a member now has its link made anew: what it says of this member counts from here on.
+        links.retain(|id, link| match members.get(*id) {
+            Some(member) => !link.is_guest() && member.peer_ur_ls == link.urls(),
+            None => link.is_guest() && !members.is_removed(*id),
         });
         if let Some(member) = members.get(own) {
             self.peers.0.own_urls.lock().clone_from(&member.peer_ur_ls);
@@ -95,10 +107,11 @@ impl Outside for Outbound {
                 }
             }
         }
-        self.queues = links.iter().map(|(id, link)| (id.0, link.queue())).collect();
+        let to_members = || links.iter().filter(|(_, link)| !link.is_guest());
+        self.queues = to_members().map(|(id, link)| (id.0, link.queue())).collect();
         let (local, metrics) = (format!("{:x}", own.0), &self.peers.0.metrics);
         metrics.known_peers.reset();
-        for id in links.keys() {
+        for (id, _) in to_members() {
             metrics.known_peers.with_label_values(&[&local, &format!("{:x}", id.0)]).set(1);
         }
     }

@@ -11,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::batch::Sorted;
 use super::{BIRTH, CLUSTER, FROM, Peers, REBORN, REMOVED, TO, URLS};
 use crate::command::MemberChange;
-use crate::consensus::{Handle, Message, from_wire};
+use crate::consensus::{Handle, Message};
 use crate::datadir::Birth;
 use crate::ids::{LeaseId, MemberId};
 use crate::members::Members;
@@ -125,29 +126,30 @@ impl PeerService {
         Ok(Caller { id: from, birth })
     }
 
-    /// Hands on what a batch holds; messages that are none, or somebody else's, are dropped.
-    fn take(&self, from: MemberId, batch: pb::MessageBatch) {
-        let metrics = &self.peers.0.metrics;
-        let label = format!("{:x}", from.0);
+    /// A member, or one that has a link as a guest. Others may choose any id: nothing is counted under it.
+    pub(super) fn knows(&self, id: MemberId) -> bool {
+        self.members.now().contains(id) || self.peers.has_link(id)
+    }
+
+    /// Hands on what a batch holds.
+    pub(super) fn take(&self, from: MemberId, batch: pb::MessageBatch) {
         let bytes = batch.encoded_len();
-        metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes as u64);
-        let mut messages: Vec<Message> = Vec::with_capacity(batch.messages.len());
-        for message in batch.messages {
-            let is_theirs = message.from == from.0;
-            match from_wire(message) {
-                Ok(message) if is_theirs => messages.push(message),
-                Ok(_) => {
-                    tracing::warn!(from = label, "a member sends a message in another's name");
-                    metrics.peer_received_failures.with_label_values(&[&label]).inc();
-                }
-                Err(error) => {
-                    tracing::warn!(from = label, %error, "a message of a member cannot be taken");
-                    metrics.peer_received_failures.with_label_values(&[&label]).inc();
-                }
+        let Sorted { messages, refused, why } = Sorted::of(from, batch);
+        let label = format!("{:x}", from.0);
+        if let Some(why) = why {
+            tracing::warn!(from = label, refused, %why, "messages of a member cannot be taken");
+        }
+        if self.knows(from) {
+            let metrics = &self.peers.0.metrics;
+            metrics.peer_received_bytes.with_label_values(&[&label]).inc_by(bytes as u64);
+            if refused > 0 {
+                metrics.peer_received_failures.with_label_values(&[&label]).inc_by(refused);
             }
         }
         if !messages.is_empty() {
-            self.consensus.receive(messages, bytes);
+            // Small messages take more room here than they took on their way.
+            let room = bytes + messages.len() * size_of::<Message>();
+            self.consensus.receive(messages, room);
         }
     }
 }
@@ -162,15 +164,17 @@ impl Peer for PeerService {
     ) -> Result<Response<Self::MessagesStream>, Status> {
         let caller = self.caller(request.metadata()).await?;
         let from = caller.id;
+        let mut stay = None;
         if !self.members.now().contains(from) {
             let urls = request.metadata().get(URLS).and_then(|urls| urls.to_str().ok()).unwrap_or_default();
             let urls: Vec<_> = urls.split(',').map(str::to_owned).collect();
-            self.peers.meet(&self.consensus, from, &urls);
+            stay = self.peers.meet(&self.consensus, from, &urls);
         }
         let mut batches = request.into_inner();
         let (echoes, receiver) = mpsc::channel(MAX_QUEUED_ECHOES);
         let service = self.clone();
         tokio::spawn(async move {
+            let _stay = stay;
             loop {
                 let batch = match batches.message().await {
                     Ok(Some(batch)) => batch,

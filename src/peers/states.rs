@@ -113,6 +113,10 @@ impl PeerService {
         from: MemberId,
         mut pieces: Streaming<pb::SnapshotPiece>,
     ) -> Result<pb::SnapshotReply, Status> {
+        // The leader has been met, also when it is not known as a member yet.
+        if !self.knows(from) {
+            return Err(Status::permission_denied("the state of somebody who is not known here"));
+        }
         let label = format!("{:x}", from.0);
         let metrics = &self.peers.0.metrics;
         metrics.states_receiving.with_label_values(&[&label]).inc();
@@ -139,7 +143,7 @@ impl PeerService {
         from: MemberId,
         pieces: &mut Streaming<pb::SnapshotPiece>,
     ) -> Result<ReceivedState, Status> {
-        let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("it has no pieces"))?;
+        let first = next_piece(pieces).await?.ok_or_else(|| Status::invalid_argument("it has no pieces"))?;
         let message = first.message.ok_or_else(|| Status::invalid_argument("it has no message"))?;
         if message.from != from.0 || message.to != self.peers.0.member.0 || message.term > i64::MAX as u64 {
             return Err(Status::invalid_argument("its message is not for this member"));
@@ -157,9 +161,7 @@ impl PeerService {
                 // Its thread says why.
                 break;
             }
-            let more = tokio::time::timeout(PIECE_TIMEOUT, pieces.message()).await;
-            let more = more.map_err(|_elapsed| Status::deadline_exceeded("no piece came for too long"))?;
-            next = more?.map(|piece| piece.data);
+            next = next_piece(pieces).await?.map(|piece| piece.data);
         }
         // Only after the end of the stream: a state whose stream broke is not whole.
         drop(queue);
@@ -170,6 +172,11 @@ impl PeerService {
         let (position, members) = (received.position(), received.members.clone());
         Ok(ReceivedState { message: for_raft, position, members, state: Box::new(received) })
     }
+}
+
+async fn next_piece(pieces: &mut Streaming<pb::SnapshotPiece>) -> Result<Option<pb::SnapshotPiece>, Status> {
+    let piece = tokio::time::timeout(PIECE_TIMEOUT, pieces.message()).await;
+    piece.map_err(|_elapsed| Status::deadline_exceeded("no piece came for too long"))?
 }
 
 /// For a thread that may wait. Returns when no more pieces come.

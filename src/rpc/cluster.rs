@@ -7,8 +7,9 @@ use tonic::{Request, Response, Status};
 use super::header::Headers;
 use super::leading::Leading;
 use super::status::ClientError;
+use super::validate;
 use crate::command::MemberChange;
-use crate::config::{Url, new_member_id};
+use crate::config::new_member_id;
 use crate::consensus::Handle;
 use crate::ids::{MemberId, Revision};
 use crate::members::Members;
@@ -44,7 +45,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         let pb::MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
-        let mut peer_ur_ls = checked_urls(peer_ur_ls)?;
+        let mut peer_ur_ls = validate::peer_urls(peer_ur_ls)?;
         peer_ur_ls.sort_unstable();
         // As in etcd: the time makes the id one that never was.
         let id = new_member_id(&peer_ur_ls, unix_seconds());
@@ -68,7 +69,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
         // etcd takes any URLs here, and its members then panic. A member that is not there is told first, as in etcd.
-        let peer_ur_ls = match checked_urls(peer_ur_ls) {
+        let peer_ur_ls = match validate::peer_urls(peer_ur_ls) {
             Err(_) if self.members.get(MemberId(id)).is_none() => {
                 return Err(ClientError::MemberNotFound.into());
             }
@@ -92,19 +93,6 @@ impl ClusterService {
     async fn change(&self, kind: Change) -> Result<Vec<pb::Member>, Status> {
         self.leading.change(MemberChange { kind: Some(kind), ..MemberChange::default() }).await
     }
-}
-
-/// Without the space around them.
-fn checked_urls(urls: Vec<String>) -> Result<Vec<String>, ClientError> {
-    let parsed = urls.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>();
-    let urls = parsed.map_err(|error| {
-        tracing::debug!(%error, "a member has a URL that is none");
-        ClientError::MemberBadURLs
-    })?;
-    if urls.is_empty() || !urls.iter().all(|url| matches!(url.scheme(), "http" | "https")) {
-        return Err(ClientError::MemberBadURLs);
-    }
-    Ok(urls.iter().map(ToString::to_string).collect())
 }
 
 fn unix_seconds() -> u64 {

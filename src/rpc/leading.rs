@@ -8,6 +8,7 @@ use tonic::Status;
 use super::mismatched;
 use super::reconfiguration::{self, Connection};
 use super::status::{ClientError, is_of_etcd};
+use super::validate;
 use crate::command::{Kind, MemberChange, Outcome};
 use crate::consensus::{ConsensusError, Handle};
 use crate::ids::{LeaseId, MemberId, Term};
@@ -223,6 +224,7 @@ impl Leading {
         if let Some(Change::Promote(id)) = change.kind {
             self.check_promotion(id).await?;
         }
+        change.kind = change.kind.map(validate::member_change).transpose()?;
         self.check_quorum(&change)?;
         change.max_learners = Some(self.max_learners as u64);
         let outcome = self.consensus.change_members(change).await;

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::ClientError;
+use crate::config::Url;
 use crate::wire::etcdserverpb as pb;
 use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::wire::etcdserverpb::request_op::Request as Operation;
+use crate::wire::log::member_change::Kind as Change;
 
 /// What a put costs beside its key and value.
 const PUT_COST: u64 = 256;
@@ -16,6 +18,41 @@ pub const GRANT_COST: u64 = 64;
 /// Transactions inside one another. protobuf's own limit holds for what a client sends and for the log's entry round
 /// it, which is two messages deeper: what the one takes and the other does not would end every start.
 const MAX_NESTED_TXNS: usize = 40;
+
+/// URLs that the others reach a member by, without the space around them.
+///
+/// # Errors
+/// `MemberBadURLs`.
+pub fn peer_urls(urls: Vec<String>) -> Result<Vec<String>, ClientError> {
+    let parsed = urls.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>();
+    let urls = parsed.map_err(|error| {
+        tracing::debug!(%error, "a member has a URL that is none");
+        ClientError::MemberBadURLs
+    })?;
+    if urls.is_empty() || !urls.iter().all(|url| matches!(url.scheme(), "http" | "https")) {
+        return Err(ClientError::MemberBadURLs);
+    }
+    Ok(urls.iter().map(ToString::to_string).collect())
+}
+
+/// A change of members, whoever orders it: what the log may take of it. A member says its name itself when it has started.
+///
+/// # Errors
+/// `MemberBadURLs`; `MemberNotFound` for an id that no member has.
+pub fn member_change(change: Change) -> Result<Change, ClientError> {
+    Ok(match change {
+        Change::Add(member) if member.id == 0 => return Err(ClientError::MemberNotFound),
+        Change::Add(pb::Member { id, peer_ur_ls, is_learner, .. }) => {
+            let peer_ur_ls = peer_urls(peer_ur_ls)?;
+            Change::Add(pb::Member { id, peer_ur_ls, is_learner, ..pb::Member::default() })
+        }
+        Change::Update(pb::Member { id, peer_ur_ls, .. }) => {
+            let peer_ur_ls = peer_urls(peer_ur_ls)?;
+            Change::Update(pb::Member { id, peer_ur_ls, ..pb::Member::default() })
+        }
+        Change::Remove(_) | Change::Promote(_) => change,
+    })
+}
 
 /// # Errors
 /// `EmptyKey`, `InvalidSortOption`.
@@ -180,6 +217,32 @@ mod tests {
 
     fn check(success: Vec<pb::RequestOp>) -> Result<(), ClientError> {
         txn(&pb::TxnRequest { success, ..Default::default() }, 4)
+    }
+
+    /// Another member could order what no client can, and nobody could start or join any more.
+    #[test]
+    fn a_change_that_another_member_orders_is_held_to_what_clients_may_order() {
+        let member = |id, url: &str| pb::Member {
+            id,
+            name: "started".to_owned(),
+            peer_ur_ls: vec![url.to_owned()],
+            ..Default::default()
+        };
+        let kept = pb::Member { name: String::new(), ..member(7, "http://a:1") };
+        assert_eq!(member_change(Change::Add(member(7, " http://a:1"))), Ok(Change::Add(kept.clone())));
+        assert_eq!(member_change(Change::Update(member(7, "http://a:1 "))), Ok(Change::Update(kept)));
+        let nobody = Change::Add(member(0, "http://a:1"));
+        assert_eq!(member_change(nobody), Err(ClientError::MemberNotFound));
+        for url in ["", "a:1", "http://a", "http://a:1/path", "unix://a:1"] {
+            assert_eq!(member_change(Change::Add(member(7, url))), Err(ClientError::MemberBadURLs), "{url}");
+            assert_eq!(
+                member_change(Change::Update(member(7, url))),
+                Err(ClientError::MemberBadURLs),
+                "{url}"
+            );
+        }
+        let none = pb::Member { peer_ur_ls: Vec::new(), ..member(7, "") };
+        assert_eq!(member_change(Change::Add(none)), Err(ClientError::MemberBadURLs));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::apply::{self, Applier};
 use crate::command::CommandResult;
 use crate::consensus::{Committed, CommittedEntry, Handle, Install, Progress, Replies};
@@ -58,9 +60,8 @@ impl ApplyStage {
                                 let capture = self.applier.capture(Instant::now() + CAPTURE_TIME);
                                 self.peers.offer_state(&self.consensus, member, capture);
                             }
-                            // Who asked may have gone.
                             Committed::Lend(asker) => {
-                                drop(asker.send(self.applier.capture(Instant::now() + CAPTURE_TIME)));
+                                lend(asker, || self.applier.capture(Instant::now() + CAPTURE_TIME));
                             }
                         }
                     }
@@ -140,6 +141,14 @@ impl ApplyStage {
     }
 }
 
+/// A capture costs apply time, and holds a compaction up: none is made for somebody who has gone.
+fn lend<T>(asker: oneshot::Sender<T>, capture: impl FnOnce() -> T) {
+    if !asker.is_closed() {
+        // It may go at this moment, too.
+        drop(asker.send(capture()));
+    }
+}
+
 /// With those of the batches that follow, as many as belong into one turn.
 fn entries_of_a_turn(
     mut entries: Vec<CommittedEntry>,
@@ -152,4 +161,21 @@ fn entries_of_a_turn(
         batches.pop_front();
     }
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_whose_asker_has_gone_is_not_captured() {
+        let (asker, mut answer) = oneshot::channel();
+        lend(asker, || 1);
+        assert_eq!(answer.try_recv(), Ok(1));
+        let (asker, answer) = oneshot::channel();
+        drop(answer);
+        let mut captured = false;
+        lend(asker, || captured = true);
+        assert!(!captured);
+    }
 }

@@ -15,6 +15,7 @@ mod etcdctl;
 mod http;
 mod http_client;
 mod manifests;
+mod peer_calls;
 mod range_stream;
 mod server;
 mod startup;
