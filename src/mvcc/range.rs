@@ -118,7 +118,7 @@ impl RangeCursor {
             let pair = source.pairs(std::slice::from_ref(row), self.keys_only)?;
             bytes += pair.iter().map(|pair| pair.as_bytes().len()).sum::<usize>();
             pairs.extend(pair);
-            self.next = [&row.0, &[0][..]].concat().into();
+            self.next = [row.0, &[0][..]].concat().into();
         }
         self.left -= pairs.len();
         Ok(pairs)
