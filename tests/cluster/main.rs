@@ -14,6 +14,7 @@ mod connection;
 mod cut_off;
 mod emptied;
 mod faults;
+mod full_disk;
 mod healing;
 mod left_over;
 #[path = "../crash/libraries.rs"]

@@ -216,9 +216,11 @@ impl Cluster {
         self.disks.get(&place).map(|(disk, _)| disk)
     }
 
-    /// How often a member that runs, or ran, has written something.
-    pub fn count_in_log(&self, place: usize, text: &str) -> usize {
-        self.log(place).matches(text).count()
+    /// Whether it says that its disk is full.
+    pub fn is_full(&self, place: usize) -> bool {
+        let log = self.log(place);
+        let newest = |text| log.rfind(text).map_or(0, |at| at + 1);
+        newest("the disk is full") > newest("there is space on the disk again")
     }
 
     /// A member that is down loses all that it has, and starts as one that joins.

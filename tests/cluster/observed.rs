@@ -135,6 +135,8 @@ impl Observed {
     async fn shows(&self, place: usize, expected: &[Expected]) {
         let mut missing = Vec::new();
         let shown = found(async || {
+            // On a busy machine the lead may have moved by itself.
+            self.cluster.hand_over_to(self.leader).await;
             let scrape = self.scrape(place).await;
             missing.clear();
             for (name, labels, is_right) in expected {
