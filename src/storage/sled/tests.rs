@@ -314,7 +314,6 @@ fn copy_tree(from: &Path, to: &Path) {
 #[test]
 fn a_file_grows_into_what_was_taken_for_it() {
     for seed in 0..3 {
-        println!("seed {seed}");
         let directory = tempfile::tempdir().expect("a directory");
         let store = SledStore::open(directory.path(), &SledOptions::default()).expect("opened");
         let mut random = SmallRng::seed_from_u64(seed);
@@ -343,6 +342,6 @@ fn a_file_grows_into_what_was_taken_for_it() {
         }
         // Looks at the file once more.
         store.check_space(0).expect("there is room");
-        assert_eq!(store.engine.overgrown.load(Ordering::Relaxed), 0);
+        assert_eq!(store.engine.overgrown.load(Ordering::Relaxed), 0, "seed {seed}");
     }
 }
