@@ -71,7 +71,9 @@ impl Observed {
         let mut all: Vec<Expected> = Vec::new();
         for other in (0..4).filter(|other| *other != place) {
             let pair = || vec![("Local", self.id(place)), ("Remote", self.id(other))];
-            all.push(("etcd_network_active_peers", pair(), is_1));
+            // etcd counts a member twice whose streams were made anew before it saw the old ones end.
+            let active = if self.name == "etcd" { is_some } else { is_1 };
+            all.push(("etcd_network_active_peers", pair(), active));
             let voter = self.leader;
             if place == voter || other == voter {
                 all.push(("etcd_network_peer_sent_bytes_total", vec![("To", self.id(other))], is_some));
@@ -192,8 +194,9 @@ impl Observed {
         let lost = (self.leader + 1) % 3;
         self.cluster.kill(lost);
         let pair = || vec![("Local", self.id(self.leader)), ("Remote", self.id(lost))];
+        let inactive = if self.name == "etcd" { |value| value <= 1.0 } else { is_0 };
         let expected: [Expected; 3] = [
-            ("etcd_network_active_peers", pair(), is_0),
+            ("etcd_network_active_peers", pair(), inactive),
             ("etcd_network_disconnected_peers_total", pair(), is_some),
             ("etcd_network_peer_sent_failures_total", vec![("To", self.id(lost))], is_some),
         ];
@@ -204,13 +207,23 @@ impl Observed {
 const CHANGES: &str = "etcd_server_leader_changes_seen_total";
 const READY: &str = "etcdserver: can only promote a learner member which is in sync with leader";
 
+/// Whether the answer is as long as it says.
+fn is_whole(answer: &[u8]) -> bool {
+    let answer = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    length.is_some_and(|length: usize| body.len() >= length)
+}
+
 /// Head and body of the answer.
 async fn get(address: &str, method: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("it answers");
+    let mut answer = Vec::new();
+    // etcd's peer port closes some seconds after it has answered.
+    while !is_whole(&answer) && stream.read_buf(&mut answer).await.expect("it answers") > 0 {}
+    let answer = String::from_utf8(answer).expect("text");
     let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
     (head.to_ascii_lowercase().replacen("http/1.0 200 ok", "HTTP/1.0 200 OK", 1), body.to_owned())
 }
