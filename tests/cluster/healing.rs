@@ -13,6 +13,8 @@ use crate::setting;
 use crate::until::LIMIT;
 
 const VALUE_BYTES: usize = 1 << 20;
+const VALUE_BYTE: u8 = b'v';
+const PAGE_BYTES: usize = 4 << 10;
 /// What happens to a store.
 type Loss = fn(&Path);
 
@@ -43,7 +45,7 @@ async fn write_until_logs_are_cut(cluster: &Cluster, history: &mut Acknowledged)
     let first = |place: usize| cluster.data(place).join("wal/0000000000000001.wal");
     let cut = tokio::time::timeout(LIMIT, async {
         for number in 0.. {
-            put(cluster, 0, format!("large {}", number % 8), vec![b'v'; VALUE_BYTES], history).await;
+            put(cluster, 0, format!("large {}", number % 8), vec![VALUE_BYTE; VALUE_BYTES], history).await;
             if (0..3).all(|place| !first(place).exists()) {
                 return;
             }
@@ -67,16 +69,20 @@ fn empty(store: &Path) {
     file.set_len(0).expect("it can be cut");
 }
 
-/// Bits of its middle are turned over: so many that some are of rows. Each write is flushed.
+/// A bit is turned over in every page of its file that holds nothing but a large value, wherever those lie: all else stays
+/// whole.
 fn damage(store: &Path) {
     let path = database(store);
-    let file = OpenOptions::new().read(true).write(true).open(&path).expect("it is there");
-    let bytes = file.metadata().expect("it has a length").len();
-    for offset in (bytes / 4..bytes / 2).step_by(64 << 10) {
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, offset).expect("the byte is there");
-        file.write_all_at(&[byte[0] ^ 0x10], offset).expect("it can be written");
+    let bytes = fs::read(&path).expect("it can be read");
+    let file = OpenOptions::new().write(true).open(&path).expect("it is there");
+    let mut damaged = 0;
+    for (page, offset) in bytes.chunks(PAGE_BYTES).zip((0..).step_by(PAGE_BYTES)) {
+        if page.iter().all(|byte| *byte == VALUE_BYTE) {
+            file.write_all_at(&[VALUE_BYTE ^ 0x10], offset).expect("it can be written");
+            damaged += 1;
+        }
     }
+    assert!(damaged > 0, "{} holds no value", path.display());
 }
 
 /// Whatever is left of a store: the member gets it back by itself, all that was acknowledged is there, and it counts in the
