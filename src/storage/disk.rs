@@ -128,10 +128,10 @@ impl Disk for RealDisk {
 
     fn allocate(&self, name: &str, bytes: u64) -> Result<(), Error> {
         self.make(name, |file| {
-            file.set_len(bytes)?;
+            // Room first and then the length: a process that ends between leaves no file that says it has what it has not.
             match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
                 Err(rustix::io::Errno::OPNOTSUPP) => fill(file, bytes),
-                allocated => Ok(allocated?),
+                allocated => Ok(allocated.map(|()| file.set_len(bytes))??),
             }
         })
     }

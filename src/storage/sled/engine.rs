@@ -111,7 +111,7 @@ impl Engine {
                 // Before the live one, which may need the room of what was not finished.
                 remove_others(directory, number)?;
                 let path = database(directory, number);
-                let database = with_room(&ballast, || open_again(&path, cache_bytes))?;
+                let database = with_room(&ballast, Share::Opening, || open_again(&path, cache_bytes))?;
                 Live::new(database, number)
             }
             None => create(directory, cache_bytes)?,
@@ -243,8 +243,8 @@ impl Engine {
         self.remove_copies(live.number)?;
         let path = database(&self.directory, live.number);
         // While there is no room, what can be read of it goes on being read.
-        with_room(&self.ballast, || room::probe(&self.directory, OPENING_BYTES))?;
-        with_room(&self.ballast, || live.reopen(|| open_again(&path, self.cache_bytes)))?;
+        with_room(&self.ballast, Share::Opening, || room::probe(&self.directory, OPENING_BYTES))?;
+        with_room(&self.ballast, Share::Opening, || live.reopen(|| open_again(&path, self.cache_bytes)))?;
         writing.is_unflushed = false;
         self.taken.store(0, Ordering::Relaxed);
         tracing::info!("the store was opened anew after a write that found no room");
@@ -399,7 +399,7 @@ impl Engine {
         // What a copy that failed has left.
         self.remove_copies(live)?;
         let path = database(&self.directory, number);
-        let db = with_room(&self.ballast, || Database::open(&path, self.cache_bytes))?;
+        let db = with_room(&self.ballast, Share::Copy, || Database::open(&path, self.cache_bytes))?;
         Ok(Copying { db, number, next: Vec::new() })
     }
 }

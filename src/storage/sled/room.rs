@@ -33,8 +33,11 @@ pub(super) enum Share {
     /// Rounds that had been accepted before the disk was found full, and those that make room.
     Round,
     Compaction,
-    /// A copy, which goes should something have to be opened.
+    /// A copy of a defragmentation. It would give its room back should something have to be opened, but others may be
+    /// quicker to take that.
     Copy,
+    /// Opening the live database: without it nothing goes on.
+    Opening,
 }
 
 impl Share {
@@ -42,8 +45,8 @@ impl Share {
     fn keeps(self) -> u64 {
         match self {
             Self::Round => OPENING_BYTES + COMPACTION_BYTES,
-            Self::Compaction => OPENING_BYTES,
-            Self::Copy => 0,
+            Self::Compaction | Self::Copy => OPENING_BYTES,
+            Self::Opening => 0,
         }
     }
 }
@@ -105,15 +108,11 @@ impl Ballast {
         }
         let resize = || -> io::Result<()> {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path)?;
-            file.set_len(bytes)?;
-            if bytes > held
-                && let Err(error) = allocate(&file, held, bytes - held)
-            {
-                // What it says that it holds is there.
-                file.set_len(held)?;
-                return Err(error);
-            }
-            Ok(())
+            // First the room and then the length: the process may end between, and what it says that it holds is there.
+            let allocated = if bytes > held { allocate(&file, held, bytes - held) } else { Ok(()) };
+            // What was found of room before there was none is given back.
+            file.set_len(if allocated.is_ok() { bytes } else { held })?;
+            allocated
         };
         resize().map_err(|source| of_io(&self.path, source))
     }
@@ -122,11 +121,12 @@ impl Ballast {
 /// Does what needs a little room of the file system, and gives it some of the ballast while it finds none.
 pub(super) fn with_room<T>(
     ballast: &Ballast,
+    share: Share,
     mut attempt: impl FnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
     loop {
         match attempt() {
-            Err(Error::Full { .. }) if ballast.give(OPENING_BYTES, Share::Copy)? > 0 => {}
+            Err(Error::Full { .. }) if ballast.give(OPENING_BYTES, share)? > 0 => {}
             done => return done,
         }
     }

@@ -2,6 +2,8 @@
 //! and writes of the store that find no room in their middle.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use decklog::wire::etcdserverpb::{PutRequest, RangeRequest};
@@ -17,6 +19,10 @@ use crate::seed;
 
 const WRITERS: usize = 4;
 const ROUNDS: u32 = 8;
+/// As `st_blocks` counts, on any file system.
+const BYTES_OF_A_BLOCK: u64 = 512;
+/// Starts on a full disk that each end at once.
+const STARTS: u32 = 3;
 /// How long the load lasts before the disk is full, and how long it is, in milliseconds.
 const LIFE: std::ops::Range<u64> = 30..400;
 const FULL: std::ops::Range<u64> = 0..600;
@@ -69,12 +75,22 @@ async fn read(process: &Process) {
     }
 }
 
+/// What the files say that are there for a full disk, they have.
+fn check_put_by(data: &Path) {
+    let log = fs::read_dir(data.join("wal")).expect("a log").map(|entry| entry.expect("an entry").path());
+    for path in log.chain([data.join("store/ballast")]) {
+        let found = fs::metadata(&path).expect("it is there");
+        let allocated = found.blocks() * BYTES_OF_A_BLOCK;
+        assert!(allocated >= found.len(), "{}: {allocated} of {} bytes", path.display(), found.len());
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_lost_however_often_the_disk_is_full() {
     let test = "nothing_is_lost_however_often_the_disk_is_full";
     let seed = seed(test);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), 320) else { return };
+    let Some(disk) = SmallDisk::mount(test, &folder.path().join("small"), 480) else { return };
     let member = Member::new(&disk.path.join("data"));
     let mut crowd = Crowd::new(WRITERS, seed);
     let mut process = member.start().await;
@@ -97,6 +113,11 @@ async fn nothing_is_lost_however_often_the_disk_is_full() {
                 process.kill();
             })
             .await;
+        for _ in 0..STARTS {
+            check_put_by(&member.data);
+            process = member.start().await;
+            process.kill();
+        }
         process = member.start().await;
         crowd.check(&process).await;
         until_refused(&process).await;
