@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out_dir.join("rpcs.rs"), rpcs(&files))?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::wire::MessageCodec")
         // Stored pairs and events travel as their encoded bytes (src/wire.rs).
         .extern_path(".mvccpb.KeyValue", "crate::wire::EncodedKeyValue")
         .extern_path(".mvccpb.Event", "crate::wire::EncodedEvent")

@@ -5,13 +5,13 @@ mod rpc;
 mod sample;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use prometheus::{Encoder, Histogram, Registry, TextEncoder};
+use prometheus::{Encoder, Histogram, IntCounter, Registry, TextEncoder};
 
 use crate::consensus::LogTimers;
 use crate::mvcc::Operations;
@@ -32,7 +32,8 @@ struct Inner {
     range_success: Histogram,
     range_request_success: Histogram,
     extensive: bool,
-    client_versions: RwLock<BTreeSet<String>>,
+    /// Per version that clients have stated: its unary calls and its streams.
+    client_versions: RwLock<BTreeMap<String, [IntCounter; 2]>>,
 }
 
 impl Metrics {
@@ -112,13 +113,21 @@ impl Metrics {
         self.txns.inc_by(operations.txns);
     }
 
-    /// Whether a version that a client states is one of the first `limit`: labels must not grow without end.
-    pub fn is_counted_version(&self, version: &str, limit: usize) -> bool {
-        if self.0.client_versions.read().contains(version) {
-            return true;
+    /// Counts a call by the version that its client states. Versions beyond the first `limit` count together: labels must not
+    /// grow without end.
+    pub fn count_client(&self, kind: RpcKind, version: &str, limit: usize) {
+        let place = usize::from(kind != RpcKind::Unary);
+        if let Some(counters) = self.0.client_versions.read().get(version) {
+            counters[place].inc();
+            return;
         }
         let mut known = self.0.client_versions.write();
-        known.len() < limit && known.insert(version.to_owned())
+        let label = if known.len() < limit { version } else { "other" };
+        let counters = ["unary", "stream"].map(|kind| self.client_requests.with_label_values(&[kind, label]));
+        counters[place].inc();
+        if label == version {
+            known.insert(version.to_owned(), counters);
+        }
     }
 
     /// Everything in Prometheus' text form.

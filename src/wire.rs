@@ -1,9 +1,13 @@
 //! The messages and services made from `proto/`, and the two types that travel as stored bytes.
 //! Owns the shape of what goes over the wire; decides nothing about it.
 
+mod codec;
+
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::encoding::{self, DecodeContext, WireType};
+
+pub use codec::{MessageCodec, MessageDecoder, MessageEncoder};
 
 /// A key with its value: etcd's `mvccpb.KeyValue`, decoded.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

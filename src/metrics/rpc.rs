@@ -1,6 +1,7 @@
 //! Counters per RPC, found once per call by the method's place in a table, never by its name's hash.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
@@ -21,6 +22,7 @@ const CODES: usize = 17;
 
 /// The counters of one RPC.
 pub struct Rpc {
+    pub service: &'static str,
     pub kind: RpcKind,
     pub started: IntCounter,
     pub received: IntCounter,
@@ -42,7 +44,7 @@ impl Rpc {
 
 /// The counters of all RPCs, by path.
 pub struct RpcMetrics {
-    rpcs: HashMap<String, Rpc>,
+    rpcs: HashMap<String, Arc<Rpc>>,
 }
 
 impl RpcMetrics {
@@ -50,14 +52,14 @@ impl RpcMetrics {
         let vectors = Vectors::new(registry, extensive);
         let mut rpcs = HashMap::new();
         for (service, method, kind) in methods() {
-            rpcs.insert(format!("/{service}/{method}"), vectors.rpc(service, method, kind));
+            rpcs.insert(format!("/{service}/{method}"), Arc::new(vectors.rpc(service, method, kind)));
         }
         Self { rpcs }
     }
 
     /// The counters of the RPC with this path; `None` when there is no such RPC.
-    pub fn find(&self, path: &str) -> Option<&Rpc> {
-        self.rpcs.get(path)
+    pub fn find(&self, path: &str) -> Option<Arc<Rpc>> {
+        self.rpcs.get(path).cloned()
     }
 
     /// Whether a service of this name has any RPC.
@@ -98,13 +100,14 @@ impl Vectors {
         }
     }
 
-    fn rpc(&self, service: &str, method: &str, kind: RpcKind) -> Rpc {
+    fn rpc(&self, service: &'static str, method: &str, kind: RpcKind) -> Rpc {
         let labels = [type_name(kind), service, method];
         let handled = (0..CODES).map(|code| {
             let code = Code::from_i32(i32::try_from(code).unwrap_or_default());
             self.handled.with_label_values(&[labels[0], service, method, code_name(code)])
         });
         Rpc {
+            service,
             kind,
             started: self.started.with_label_values(&labels),
             received: self.received.with_label_values(&labels),

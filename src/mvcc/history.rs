@@ -26,21 +26,22 @@ impl Version {
 }
 
 /// The versions before the newest, oldest first, in runs whose lengths fall by half or more: adding one copies
-/// few versions even while older copies of the history are still being read.
+/// few versions even while older copies of the history are still being read. A clone is one reference count.
 #[derive(Clone, Debug, Default)]
 pub struct Older {
-    runs: Vec<Arc<[Version]>>,
+    runs: Arc<Vec<Arc<[Version]>>>,
 }
 
 impl Older {
     pub fn push(&mut self, version: Version) {
-        self.runs.push(Arc::from([version]));
-        while let [.., longer, last] = self.runs.as_slice()
+        let runs = Arc::make_mut(&mut self.runs);
+        runs.push(Arc::from([version]));
+        while let [.., longer, last] = runs.as_slice()
             && longer.len() < 2 * last.len()
         {
             let merged: Arc<[Version]> = longer.iter().chain(last.iter()).copied().collect();
-            self.runs.truncate(self.runs.len() - 2);
-            self.runs.push(merged);
+            runs.truncate(runs.len() - 2);
+            runs.push(merged);
         }
     }
 
@@ -61,16 +62,14 @@ impl Older {
 
     /// Only the versions from `oldest` on.
     fn cut_below(&self, oldest: FullRevision) -> Self {
-        let mut cut = Self::default();
-        for run in &self.runs {
+        let kept = self.runs.iter().filter_map(|run| {
             let keep_from = run.partition_point(|version| version.modified < oldest);
-            if keep_from == 0 {
-                cut.runs.push(run.clone());
-            } else if keep_from < run.len() {
-                cut.runs.push(run[keep_from..].into());
+            match keep_from {
+                0 => Some(run.clone()),
+                _ => (keep_from < run.len()).then(|| run[keep_from..].into()),
             }
-        }
-        cut
+        });
+        Self { runs: Arc::new(kept.collect()) }
     }
 }
 

@@ -11,8 +11,8 @@ use super::history::{Compacted, History, Older, Version};
 use super::keys::Keys;
 use crate::ids::Revision;
 
-/// Most keys in a leaf and most children of an inner node.
-const LEAF_KEYS: usize = 96;
+/// Most keys in a leaf and most children of an inner node: a put copies one of each, and every node costs some memory.
+const LEAF_KEYS: usize = 48;
 const INNER_CHILDREN: usize = 32;
 /// A node below a quarter of its size is joined with a neighbour.
 const LEAF_SMALL: usize = LEAF_KEYS / 4;

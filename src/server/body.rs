@@ -129,27 +129,20 @@ impl Body for RequestBody {
 /// What a gRPC answer counts for when it ends.
 pub struct Answered {
     pub metrics: Metrics,
-    /// The RPC's path.
-    pub path: Arc<str>,
+    pub rpc: Arc<Rpc>,
     pub began: Instant,
     /// Held while the call is open.
     pub _guard: Guard,
 }
 
 impl Answered {
-    pub fn rpc(&self) -> Option<&Rpc> {
-        self.metrics.rpcs().find(&self.path)
-    }
-
     fn ended(&self, headers: &HeaderMap) {
         let code = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
         self.ended_with(code.map_or(Code::Unknown, Code::from_i32));
     }
 
     pub fn ended_with(&self, code: Code) {
-        if let Some(rpc) = self.rpc() {
-            rpc.ended(code, self.began.elapsed());
-        }
+        self.rpc.ended(code, self.began.elapsed());
     }
 }
 
@@ -225,9 +218,7 @@ impl Body for ResponseBody {
                 if let (Some(Ok(frame)), Some(open)) = (&frame, answered.as_ref()) {
                     if let Some(data) = frame.data_ref() {
                         let begun = framing.0.pass(data);
-                        if let Some(rpc) = open.rpc() {
-                            rpc.sent.inc_by(begun.messages);
-                        }
+                        open.rpc.sent.inc_by(begun.messages);
                         open.metrics.sent_bytes.inc_by(begun.bytes);
                     } else if let Some(trailers) = frame.trailers_ref() {
                         open.ended(trailers);
@@ -318,9 +309,10 @@ mod tests {
     #[test]
     fn a_stream_that_ends_because_the_server_stops_never_ends_well() {
         let (stop, stopping) = watch::channel(false);
+        let metrics = Metrics::new(false);
         let answered = Answered {
-            metrics: Metrics::new(false),
-            path: "/etcdserverpb.Watch/Watch".into(),
+            rpc: metrics.rpcs().find("/etcdserverpb.Watch/Watch").expect("it is one"),
+            metrics,
             began: Instant::now(),
             _guard: InFlight::uncounted(),
         };

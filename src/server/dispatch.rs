@@ -149,21 +149,21 @@ impl Dispatcher {
     }
 
     async fn grpc(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let path: Arc<str> = request.uri().path().into();
-        let Some(rpc) = self.metrics.rpcs().find(&path) else {
-            return self.refuse(&unknown(&path, &self.metrics));
+        let path = request.uri().path();
+        let Some(rpc) = self.metrics.rpcs().find(path) else {
+            return self.refuse(&unknown(path, &self.metrics));
         };
         rpc.started.inc();
-        let has_no_end = rpc.kind == RpcKind::BidiStream || &*path == HEALTH_WATCH;
+        let has_no_end = rpc.kind == RpcKind::BidiStream || path == HEALTH_WATCH;
         let guard = if has_no_end { InFlight::uncounted() } else { self.in_flight.enter() };
         let answered = Answered {
             metrics: self.metrics.clone(),
-            path: path.clone(),
+            rpc: rpc.clone(),
             began: Instant::now(),
             _guard: guard,
         };
         // In etcd's order.
-        let checked = self.check_learner(&path).and_then(|()| self.check_metadata(&request, rpc));
+        let checked = self.check_learner(path).and_then(|()| self.check_metadata(&request, &rpc));
         if let Err(status) = checked {
             answered.ended_with(status.code());
             return self.refuse(&status);
@@ -171,13 +171,13 @@ impl Dispatcher {
         let ends = self.ends(has_no_end, wants_leader(&request));
         let max_message_bytes = self.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
         let request = request.map(|body| {
-            let mut body = RequestBody::new(body, rpc, &self.metrics, max_message_bytes);
+            let mut body = RequestBody::new(body, &rpc, &self.metrics, max_message_bytes);
             for (end, _) in &ends {
                 body.end_when(Until::new(end.clone()));
             }
             tonic::body::Body::new(body)
         });
-        let response = self.call_service(&path, request).await;
+        let response = self.call_service(rpc.service, request).await;
         let (parts, body) = response.into_parts();
         let mut body = ResponseBody::grpc(body, &parts.headers, answered);
         for (end, says) in ends {
@@ -210,7 +210,7 @@ impl Dispatcher {
 
     async fn call_service(
         &self,
-        path: &str,
+        service: &str,
         request: Request<tonic::body::Body>,
     ) -> Response<tonic::body::Body> {
         macro_rules! answer {
@@ -219,7 +219,7 @@ impl Dispatcher {
                 response
             }};
         }
-        match path.split('/').nth(1).unwrap_or_default() {
+        match service {
             "etcdserverpb.KV" => answer!(kv),
             "etcdserverpb.Watch" => answer!(watch),
             "etcdserverpb.Lease" => answer!(lease),
@@ -229,7 +229,7 @@ impl Dispatcher {
             "v3lockpb.Lock" => answer!(lock),
             "v3electionpb.Election" => answer!(election),
             "grpc.health.v1.Health" => answer!(health),
-            _ => unknown(path, &self.metrics).into_http(),
+            service => Status::unimplemented(format!("unknown service {service}")).into_http(),
         }
     }
 
@@ -242,18 +242,11 @@ impl Dispatcher {
                 Status::from(ClientError::InvalidClientAPIVersion)
             })?,
         };
-        let kind = if rpc.kind == RpcKind::Unary { "unary" } else { "stream" };
-        self.count_client(kind, version);
+        self.metrics.count_client(rpc.kind, version, MAX_CLIENT_VERSIONS);
         if wants_leader(request) && self.consensus.status().leader == MemberId(0) {
             return Err(ClientError::NoLeader.into());
         }
         Ok(())
-    }
-
-    fn count_client(&self, kind: &str, version: &str) {
-        let known = self.metrics.is_counted_version(version, MAX_CLIENT_VERSIONS);
-        let version = if known { version } else { "other" };
-        self.metrics.client_requests.with_label_values(&[kind, version]).inc();
     }
 
     fn refuse(&self, status: &Status) -> Response<ResponseBody> {
