@@ -9,15 +9,12 @@ use super::service::PeerService;
 use super::*;
 use crate::command::MemberChange;
 use crate::config::{self, Invocation};
-use crate::consensus::{
-    BEGINNING, LogTimers, Loop, LoopOptions, LoopParts, Message, Network, Node, NodeOptions, Outside, RaftLog,
-};
+use crate::consensus::{Loop, LoopParts, Message, Network, Outside, idle_loop};
 use crate::datadir::FirstStart;
 use crate::ids::LeaseId;
 use crate::members::Members;
 use crate::snapshot::Importer;
-use crate::storage::disk::MemoryDisk;
-use crate::storage::wal::{Owner, Wal, WalOptions};
+use crate::storage::wal::WalOptions;
 use crate::storage::{MemoryStore, Store};
 use crate::wire::etcdserverpb::{LeaseTimeToLiveResponse, Member};
 use crate::wire::peer as pb;
@@ -31,16 +28,6 @@ const NOWHERE: &str = "http://127.0.0.1:9";
 
 /// Nobody is there.
 struct Nobody;
-
-impl Network for Nobody {
-    fn send(&mut self, _message: Message) {}
-}
-
-impl Outside for Nobody {
-    fn set_members(&mut self, _members: &Membership) {}
-
-    fn stopped_leading(&mut self) {}
-}
 
 #[tonic::async_trait]
 impl Leader for Nobody {
@@ -75,7 +62,8 @@ impl Rig {
             tokio::runtime::Handle::current(),
             metrics.clone(),
         );
-        let (consensus, parts) = consensus(&metrics, &members);
+        let options = WalOptions { segment_bytes: 4096 };
+        let (consensus, parts) = idle_loop(Arc::default(), options, &members, &metrics);
         let mut outbound = peers.outbound(&parts.handle, Membership::default());
         outbound.set_members(&members);
         let service = PeerService {
@@ -117,37 +105,6 @@ fn data_dir(folder: &std::path::Path) -> DataDir {
     let (joins, has_log, birth) = (false, false, Birth(5));
     let first = FirstStart { member: OWN, cluster: CLUSTER, members: Vec::new(), joins, has_log, birth };
     DataDir::open(&config, Some(first)).expect("opened")
-}
-
-fn consensus(metrics: &Metrics, members: &Membership) -> (Loop, LoopParts) {
-    let owner = Owner { member: OWN, cluster: CLUSTER };
-    let disk = Arc::new(MemoryDisk::default());
-    let (mut wal, _) = Wal::open(disk.clone(), owner, WalOptions { segment_bytes: 4096 }).expect("opened");
-    RaftLog::bootstrap(&mut wal).expect("begun");
-    drop(wal);
-    let (wal, content) = Wal::open(disk, owner, WalOptions { segment_bytes: 4096 }).expect("opened");
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, BEGINNING, members, timers).expect("it fits");
-    let options = NodeOptions {
-        id: OWN,
-        election_ticks: 10,
-        heartbeat_ticks: 1,
-        pre_vote: true,
-        applied: BEGINNING.index,
-        members: members.clone(),
-        seed: 1,
-    };
-    let node = Node::new(log, &options).expect("raft takes it");
-    let options = LoopOptions {
-        tick: Duration::from_millis(100),
-        election_timeout: Duration::from_secs(1),
-        catch_up_entries: 10,
-        max_request_bytes: 2 << 20,
-        request_timeout: Duration::from_secs(1),
-        skip_first_timeout: false,
-    };
-    Loop::new(node, options, metrics.request_seconds.clone(), |_| Box::new(Nobody))
 }
 
 #[tokio::test]
