@@ -30,6 +30,7 @@ use crate::{datadir, mvcc, storage};
 
 use places::Places;
 pub use stop::{Ended, Running};
+pub use tuning::persist_metrics;
 
 /// Why the server cannot start or go on. One line that says what and where.
 #[derive(Debug, thiserror::Error)]

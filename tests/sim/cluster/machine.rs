@@ -21,6 +21,7 @@ use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{Persist, PersistParts};
+use decklog::server::persist_metrics;
 use decklog::snapshot::{Capture, Importer, Replacement};
 use decklog::storage::disk::MemoryDisk;
 use decklog::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
@@ -31,7 +32,6 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::disks::Disks;
-use crate::counted::persist_metrics;
 
 const CLUSTER: ClusterId = ClusterId(5);
 const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 4096 };
