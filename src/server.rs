@@ -28,6 +28,7 @@ use crate::config::{Config, UrlError};
 use crate::ids::LogIndex;
 use crate::{datadir, mvcc, storage};
 
+pub use open::bootstrap;
 use places::Places;
 pub use stop::{Ended, Running};
 pub use tuning::persist_metrics;
