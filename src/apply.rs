@@ -164,8 +164,13 @@ impl Applier {
         let mut rows = self.leases.rows();
         rows.append(&mut self.alarms.rows());
         let members = (*self.members.now()).clone();
-        let bytes = self.keyspace.reader().sizes().in_use;
+        let bytes = self.bytes_in_use();
         Capture::new(self.position, self.keyspace.pinned_snapshot(until), members, rows, bytes)
+    }
+
+    /// Bytes that stored revisions take.
+    pub fn bytes_in_use(&self) -> u64 {
+        self.keyspace.reader().sizes().in_use
     }
 
     /// Puts a received state in the place of everything applied so far, and returns what the store's thread needs to go on.

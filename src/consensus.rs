@@ -23,6 +23,8 @@ use crate::members::Membership;
 use crate::snapshot::Received;
 
 pub use connections::{Connected, Connections};
+#[cfg(test)]
+pub(crate) use event_loop::tests::idle_loop;
 pub use event_loop::{Committed, Loop, LoopOptions, LoopParts, Outside, Stopper};
 pub use handle::{Handle, Ordered};
 pub use log::{BEGINNING, LogTimers, RaftLog};

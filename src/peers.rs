@@ -60,7 +60,7 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 const MAX_BATCH_MESSAGES: usize = 4096;
 
 /// What a message of a peer may have: a command may be as large as `--max-request-bytes` allows.
-pub fn max_message_bytes(max_request_bytes: usize) -> usize {
+fn max_message_bytes(max_request_bytes: usize) -> usize {
     MAX_MESSAGE_BYTES.saturating_add(max_request_bytes)
 }
 

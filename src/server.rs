@@ -28,8 +28,10 @@ use crate::config::{Config, UrlError};
 use crate::ids::LogIndex;
 use crate::{datadir, mvcc, storage};
 
+pub use open::bootstrap;
 use places::Places;
 pub use stop::{Ended, Running};
+pub use tuning::persist_metrics;
 
 /// Why the server cannot start or go on. One line that says what and where.
 #[derive(Debug, thiserror::Error)]

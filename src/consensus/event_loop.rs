@@ -390,4 +390,4 @@ impl Loop {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,14 +1,12 @@
 //! The state of any member for one that has lost its own store. That one takes part in nothing until it has the state;
 //! whoever is asked gives what it has applied, which is committed whoever leads.
 
-use std::time::Duration;
-
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::service::PeerService;
-use super::states::write_pieces;
+use super::states::{PIECE_TIMEOUT, hand_on, write_pieces};
 use super::{endpoint, metadata, says_removed};
 use crate::datadir::Birth;
 use crate::ids::{ClusterId, LogIndex, LogPosition, MemberId};
@@ -18,8 +16,6 @@ use crate::wire::peer::peer_client::PeerClient;
 
 /// Pieces that are read and not sent, or come and not written.
 const MAX_QUEUED_PIECES: usize = 4;
-/// How long the asked member may take to answer, and then for each piece.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What may go to the asking member, or why nothing more does.
 type Piece = Result<pb::SnapshotPiece, Status>;
@@ -157,7 +153,7 @@ impl PeerService {
         );
         let (read, pieces) = mpsc::channel(MAX_QUEUED_PIECES);
         let (taken, receiver) = mpsc::channel(1);
-        tokio::spawn(hand_on(pieces, taken));
+        tokio::spawn(give(pieces, taken));
         let metrics = self.peers.0.metrics.clone();
         tokio::task::spawn_blocking(move || {
             read_pieces(capture, &read, |bytes| {
@@ -171,12 +167,9 @@ impl PeerService {
 
 /// Ends, and with it the reading, when the asking member takes nothing for too long: what it has is not whole, and it
 /// finds that out.
-async fn hand_on(mut pieces: mpsc::Receiver<Piece>, taken: mpsc::Sender<Piece>) {
-    while let Some(piece) = pieces.recv().await {
-        if let Err(error) = taken.send_timeout(piece, PIECE_TIMEOUT).await {
-            tracing::warn!(%error, "the state is not given to its end: the asking member takes no more");
-            return;
-        }
+async fn give(pieces: mpsc::Receiver<Piece>, taken: mpsc::Sender<Piece>) {
+    if let Err(error) = hand_on(pieces, taken).await {
+        tracing::warn!(%error, "the state is not given to its end: the asking member takes no more");
     }
 }
 
@@ -203,7 +196,7 @@ mod tests {
         let (read, pieces) = mpsc::channel(MAX_QUEUED_PIECES);
         let (taken, mut receiver) = mpsc::channel(1);
         let began = Instant::now();
-        let handing_on = tokio::spawn(hand_on(pieces, taken));
+        let handing_on = tokio::spawn(give(pieces, taken));
         for _ in 0..3 {
             read.send(Ok(pb::SnapshotPiece::default())).await.expect("it is taken");
         }

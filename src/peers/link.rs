@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -109,6 +110,23 @@ impl Drop for Link {
     }
 }
 
+/// A connection, counted for as long as it holds, also when its link ends first. By the gauge itself: the series of a guest
+/// is dropped with its link, and must not come back.
+struct Active(IntGauge);
+
+impl Active {
+    fn begin(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 struct Runner {
     peers: Peers,
     consensus: Handle,
@@ -118,7 +136,7 @@ struct Runner {
     channels: Vec<Channel>,
     waiting: Waiting,
     current: Arc<Mutex<Channel>>,
-    connected: Option<Connected>,
+    connected: Option<(Connected, Active)>,
 }
 
 impl Runner {
@@ -129,10 +147,10 @@ impl Runner {
             let channel = self.channels[turn % self.channels.len()].clone();
             *self.current.lock() = channel.clone();
             let ended = self.stream(channel).await;
-            let was_connected = self.connected.take().is_some();
-            if was_connected {
+            if self.connected.take().is_some() {
                 (told, back_off) = (false, FIRST_BACK_OFF);
-                self.count_connection(false);
+                let metrics = &self.peers.0.metrics;
+                metrics.disconnected_peers.with_label_values(&self.labels()).inc();
             }
             self.consensus.unreachable(self.member);
             self.lose_waiting();
@@ -154,8 +172,8 @@ impl Runner {
         let request = self.peers.request(self.member, ReceiverStream::new(receiver));
         let mut echoes = client.messages(request).await?.into_inner();
         tracing::info!(peer = %format!("{:x}", self.member.0), "connected to a member");
-        self.connected = Some(self.consensus.progress().connections.begin(self.member));
-        self.count_connection(true);
+        let active = Active::begin(self.peers.0.metrics.active_peers.with_label_values(&self.labels()));
+        self.connected = Some((self.consensus.progress().connections.begin(self.member), active));
         // What waited for a connection is old by now.
         self.lose_waiting();
         let mut pings = tokio::time::interval(ECHO_INTERVAL);
@@ -209,16 +227,9 @@ impl Runner {
         Ok(())
     }
 
-    fn count_connection(&self, is_up: bool) {
-        let metrics = &self.peers.0.metrics;
-        let (local, remote) = (format!("{:x}", self.peers.0.member.0), format!("{:x}", self.member.0));
-        let labels: [&str; 2] = [&local, &remote];
-        if is_up {
-            metrics.active_peers.with_label_values(&labels).set(1);
-        } else {
-            metrics.active_peers.with_label_values(&labels).set(0);
-            metrics.disconnected_peers.with_label_values(&labels).inc();
-        }
+    /// Of what is counted of this member and the other one.
+    fn labels(&self) -> [String; 2] {
+        [self.peers.0.member.0, self.member.0].map(|id| format!("{id:x}"))
     }
 }
 

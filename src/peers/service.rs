@@ -12,7 +12,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::batch::Sorted;
-use super::{BIRTH, CLUSTER, FROM, Peers, REBORN, REMOVED, TO, URLS};
+use super::{BIRTH, CLUSTER, FROM, Peers, REBORN, REMOVED, TO, URLS, max_message_bytes};
 use crate::command::MemberChange;
 use crate::consensus::{Handle, Message};
 use crate::datadir::Birth;
@@ -23,7 +23,7 @@ use crate::wire::etcdserverpb::{
     LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
 };
 use crate::wire::peer as pb;
-use crate::wire::peer::peer_server::Peer;
+use crate::wire::peer::peer_server::{Peer, PeerServer};
 
 /// Echoes that the peer has not taken; it can do without one.
 const MAX_QUEUED_ECHOES: usize = 8;
@@ -61,6 +61,11 @@ struct Caller {
 }
 
 impl PeerService {
+    /// What takes the calls.
+    pub fn server(self, max_request_bytes: usize) -> PeerServer<Self> {
+        PeerServer::new(self).max_decoding_message_size(max_message_bytes(max_request_bytes))
+    }
+
     /// Who calls.
     async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let caller = self.addressed(metadata)?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -18,10 +19,11 @@ use crate::wire::peer::peer_client::PeerClient;
 
 /// Pieces that are read and not sent, or come and not written.
 const MAX_QUEUED_PIECES: usize = 4;
-/// As long as compactions wait for a state.
-const SEND_TIMEOUT: Duration = Duration::from_secs(600);
-/// A receiver that takes nothing for so long has gone.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A member that takes no piece of a state for so long, or sends none, has gone. There is no limit for all pieces together but that
+/// of the capture they are read from.
+pub(super) const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the last piece to the answer: what is still on its way comes, and the receiver makes the state durable and recovers it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Peers {
     /// A state for a member is ready: it leaves when raft says so.
@@ -75,15 +77,54 @@ impl Peers {
 
     async fn stream_state(&self, to: MemberId, message: Message, capture: Capture) -> Result<(), Status> {
         let channel = self.connect(to).await?;
-        let (pieces, receiver) = mpsc::channel(MAX_QUEUED_PIECES);
-        let reading = tokio::task::spawn_blocking(move || read_pieces(message, capture, &pieces));
+        let (read, pieces) = mpsc::channel(MAX_QUEUED_PIECES);
+        let reading = tokio::task::spawn_blocking(move || read_pieces(message, capture, &read));
+        let (taken, receiver) = mpsc::channel(1);
         let request = self.request(to, ReceiverStream::new(receiver));
-        tokio::time::timeout(SEND_TIMEOUT, PeerClient::new(channel).snapshot(request))
-            .await
-            .map_err(|_elapsed| Status::deadline_exceeded("the member took too long"))??;
+        let mut client = PeerClient::new(channel);
+        deliver(pieces, taken, async { client.snapshot(request).await.map(drop) }).await?;
         // It may have failed after the receiver had enough to say no; that it said yes means that all came.
         reading.await.map_err(|error| Status::internal(error.to_string()))?
     }
+}
+
+/// Hands the pieces of a state on to what sends them, until the member has answered.
+///
+/// # Errors
+/// What it answers; that it takes no piece, or gives no answer, for too long.
+async fn deliver(
+    pieces: mpsc::Receiver<pb::SnapshotPiece>,
+    taken: mpsc::Sender<pb::SnapshotPiece>,
+    answer: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    let given_up = async {
+        match hand_on(pieces, taken).await {
+            Err(SendTimeoutError::Timeout(_)) => Status::deadline_exceeded("the member takes no more of it"),
+            // That nothing more is wanted is told by the answer.
+            Ok(()) | Err(SendTimeoutError::Closed(_)) => {
+                tokio::time::sleep(ANSWER_TIMEOUT).await;
+                Status::deadline_exceeded("the member took too long to answer")
+            }
+        }
+    };
+    tokio::select! {
+        answered = answer => answered,
+        status = given_up => Err(status),
+    }
+}
+
+/// Hands pieces on as they are taken, until there are no more.
+///
+/// # Errors
+/// That one was not taken for too long, or that no more are wanted.
+pub(super) async fn hand_on<T>(
+    mut pieces: mpsc::Receiver<T>,
+    taken: mpsc::Sender<T>,
+) -> Result<(), SendTimeoutError<T>> {
+    while let Some(piece) = pieces.recv().await {
+        taken.send_timeout(piece, PIECE_TIMEOUT).await?;
+    }
+    Ok(())
 }
 
 /// For a thread that may wait.
@@ -188,4 +229,83 @@ pub(super) fn write_pieces(
         incoming.write(&piece)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+    use tonic::Code;
+
+    use super::*;
+
+    type Taken = mpsc::Receiver<pb::SnapshotPiece>;
+
+    /// Delivers so many pieces to a member that deals with them like this. How it ended, and how long it took.
+    async fn delivered(
+        count: usize,
+        member: impl AsyncFnOnce(Taken) -> Result<(), Status>,
+    ) -> (Result<(), Code>, Duration) {
+        let (read, pieces) = mpsc::channel(MAX_QUEUED_PIECES);
+        let (taken, receiver) = mpsc::channel(1);
+        let reading = tokio::spawn(async move {
+            for _ in 0..count {
+                if read.send(pb::SnapshotPiece::default()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let began = Instant::now();
+        let ended = deliver(pieces, taken, member(receiver)).await.map_err(|status| status.code());
+        let took = began.elapsed();
+        reading.await.expect("nobody waits for more of it");
+        (ended, took)
+    }
+
+    async fn take(receiver: &mut Taken, count: usize) {
+        for _ in 0..count {
+            receiver.recv().await.expect("there are more");
+        }
+    }
+
+    /// A large state over a slow link was given up after ten minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_state_goes_on_for_as_long_as_pieces_are_taken() {
+        let slow = PIECE_TIMEOUT - Duration::from_secs(1);
+        let (ended, took) = delivered(100, async |mut receiver| {
+            for _ in 0..100 {
+                tokio::time::advance(slow).await;
+                take(&mut receiver, 1).await;
+            }
+            assert!(receiver.recv().await.is_none(), "that was all");
+            Ok(())
+        })
+        .await;
+        assert_eq!((ended, took), (Ok(()), 100 * slow));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_takes_no_more_of_a_state_is_given_up() {
+        let stalled = delivered(100, async |mut receiver| {
+            take(&mut receiver, 10).await;
+            std::future::pending().await
+        });
+        assert_eq!(stalled.await, (Err(Code::DeadlineExceeded), PIECE_TIMEOUT));
+        let silent = delivered(10, async |mut receiver| {
+            take(&mut receiver, 10).await;
+            std::future::pending().await
+        });
+        assert_eq!(silent.await, (Err(Code::DeadlineExceeded), ANSWER_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_says_itself_why_it_takes_no_more_of_a_state() {
+        let late = 2 * PIECE_TIMEOUT;
+        let refused = delivered(100, async |mut receiver| {
+            take(&mut receiver, 10).await;
+            drop(receiver);
+            tokio::time::advance(late).await;
+            Err(Status::unavailable("no room"))
+        });
+        assert_eq!(refused.await, (Err(Code::Unavailable), late));
+    }
 }

@@ -4,43 +4,35 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use raft::eraftpb::MessageType;
+use tokio_stream::Stream;
+use tonic::Code;
 
 use super::service::PeerService;
+use super::states::PIECE_TIMEOUT;
 use super::*;
 use crate::command::MemberChange;
 use crate::config::{self, Invocation};
-use crate::consensus::{
-    BEGINNING, LogTimers, Loop, LoopOptions, LoopParts, Message, Network, Node, NodeOptions, Outside, RaftLog,
-};
+use crate::consensus::{Loop, LoopParts, Message, Network, Outside, idle_loop};
 use crate::datadir::FirstStart;
 use crate::ids::LeaseId;
 use crate::members::Members;
 use crate::snapshot::Importer;
-use crate::storage::disk::MemoryDisk;
-use crate::storage::wal::{Owner, Wal, WalOptions};
+use crate::storage::wal::WalOptions;
 use crate::storage::{MemoryStore, Store};
 use crate::wire::etcdserverpb::{LeaseTimeToLiveResponse, Member};
 use crate::wire::peer as pb;
+use crate::wire::peer::peer_client::PeerClient;
 
 const OWN: MemberId = MemberId(1);
 const OTHER: MemberId = MemberId(2);
 const STRANGER: MemberId = MemberId(0xabc);
 const CLUSTER: ClusterId = ClusterId(9);
+const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// Nothing listens there.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 /// Nobody is there.
 struct Nobody;
-
-impl Network for Nobody {
-    fn send(&mut self, _message: Message) {}
-}
-
-impl Outside for Nobody {
-    fn set_members(&mut self, _members: &Membership) {}
-
-    fn stopped_leading(&mut self) {}
-}
 
 #[tonic::async_trait]
 impl Leader for Nobody {
@@ -67,15 +59,21 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with_removed(&[])
+    }
+
+    /// Its log has removed these, which its store does not know.
+    fn with_removed(ids: &[MemberId]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (metrics, members) = (Metrics::new(false), membership(&[OWN, OTHER]));
         let peers = Peers::new(
             &data_dir(folder.path()),
-            BTreeSet::new(),
+            ids.iter().copied().collect::<BTreeSet<_>>(),
             tokio::runtime::Handle::current(),
             metrics.clone(),
         );
-        let (consensus, parts) = consensus(&metrics, &members);
+        let options = WalOptions { segment_bytes: 4096 };
+        let (consensus, parts) = idle_loop(Arc::default(), options, &members, &metrics);
         let mut outbound = peers.outbound(&parts.handle, Membership::default());
         outbound.set_members(&members);
         let service = PeerService {
@@ -94,6 +92,22 @@ impl Rig {
 
     fn is_guest(&self, member: MemberId) -> Option<bool> {
         self.service.peers.0.links.lock().get(&member).map(Link::is_guest)
+    }
+
+    /// Sends what a member may send as a state.
+    async fn send_state(&self, from: MemberId, pieces: Vec<pb::SnapshotPiece>) -> Status {
+        self.stream_state(from, tokio_stream::iter(pieces)).await
+    }
+
+    async fn stream_state(
+        &self,
+        from: MemberId,
+        pieces: impl Stream<Item = pb::SnapshotPiece> + Send + 'static,
+    ) -> Status {
+        let mut request = tonic::Request::new(pieces);
+        *request.metadata_mut() = metadata(CLUSTER, (from, Birth(7)), OWN);
+        let mut client = PeerClient::new(self.service.clone().server(MAX_REQUEST_BYTES));
+        client.snapshot(request).await.expect_err("it is no state")
     }
 
     /// Whether anything is counted under its id.
@@ -117,37 +131,6 @@ fn data_dir(folder: &std::path::Path) -> DataDir {
     let (joins, has_log, birth) = (false, false, Birth(5));
     let first = FirstStart { member: OWN, cluster: CLUSTER, members: Vec::new(), joins, has_log, birth };
     DataDir::open(&config, Some(first)).expect("opened")
-}
-
-fn consensus(metrics: &Metrics, members: &Membership) -> (Loop, LoopParts) {
-    let owner = Owner { member: OWN, cluster: CLUSTER };
-    let disk = Arc::new(MemoryDisk::default());
-    let (mut wal, _) = Wal::open(disk.clone(), owner, WalOptions { segment_bytes: 4096 }).expect("opened");
-    RaftLog::bootstrap(&mut wal).expect("begun");
-    drop(wal);
-    let (wal, content) = Wal::open(disk, owner, WalOptions { segment_bytes: 4096 }).expect("opened");
-    let timers =
-        LogTimers { write: metrics.log_write_seconds.clone(), flush: metrics.log_flush_seconds.clone() };
-    let log = RaftLog::new(wal, content, BEGINNING, members, timers).expect("it fits");
-    let options = NodeOptions {
-        id: OWN,
-        election_ticks: 10,
-        heartbeat_ticks: 1,
-        pre_vote: true,
-        applied: BEGINNING.index,
-        members: members.clone(),
-        seed: 1,
-    };
-    let node = Node::new(log, &options).expect("raft takes it");
-    let options = LoopOptions {
-        tick: Duration::from_millis(100),
-        election_timeout: Duration::from_secs(1),
-        catch_up_entries: 10,
-        max_request_bytes: 2 << 20,
-        request_timeout: Duration::from_secs(1),
-        skip_first_timeout: false,
-    };
-    Loop::new(node, options, metrics.request_seconds.clone(), |_| Box::new(Nobody))
 }
 
 #[tokio::test]
@@ -248,5 +231,73 @@ async fn only_members_are_lent_a_state() {
     assert!(waits.is_err(), "it waits");
     let asked = tokio::time::timeout(Duration::from_secs(1), rig.service.lend_state(STRANGER, wanted)).await;
     let refused = asked.expect("it is answered at once").map_err(|status| status.code());
-    assert_eq!(refused.err(), Some(tonic::Code::PermissionDenied));
+    assert_eq!(refused.err(), Some(Code::PermissionDenied));
+}
+
+#[tokio::test]
+async fn the_state_of_somebody_unknown_is_refused() {
+    let rig = Rig::new();
+    let refused = rig.send_state(STRANGER, vec![first_piece(STRANGER)]).await;
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::PermissionDenied, "the state of somebody who is not known here")
+    );
+    assert!(!rig.is_counted(STRANGER));
+    // A leader that is not known as a member yet has come by a stream before.
+    let _stay = rig.meet(STRANGER).expect("there is room");
+    let heard = rig.send_state(STRANGER, Vec::new()).await;
+    assert_eq!((heard.code(), heard.message()), (Code::InvalidArgument, "it has no pieces"));
+}
+
+/// As the state of a member begins.
+fn first_piece(from: MemberId) -> pb::SnapshotPiece {
+    let message = pb::RaftMessage { from: from.0, to: OWN.0, term: 2, ..Default::default() };
+    pb::SnapshotPiece { message: Some(message), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_state_whose_first_piece_is_none_is_refused() {
+    let rig = Rig::new();
+    let with = |change: fn(&mut pb::RaftMessage)| {
+        let mut piece = first_piece(OTHER);
+        piece.message.as_mut().map(change).expect("it has one");
+        vec![piece]
+    };
+    let wrong = [
+        (Vec::new(), "it has no pieces"),
+        (vec![pb::SnapshotPiece::default()], "it has no message"),
+        (with(|message| message.from = STRANGER.0), "its message is not for this member"),
+        (with(|message| message.to = OTHER.0), "its message is not for this member"),
+        (with(|message| message.term = 1 << 63), "its message is not for this member"),
+    ];
+    let count = wrong.len() as u64;
+    for (pieces, why) in wrong {
+        let refused = rig.send_state(OTHER, pieces).await;
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, why));
+    }
+    let mut large = first_piece(OTHER);
+    large.data = vec![0; max_message_bytes(MAX_REQUEST_BYTES)].into();
+    let refused = rig.send_state(OTHER, vec![large]).await;
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    let failures = &rig.service.peers.0.metrics.state_receive_failures;
+    assert_eq!(failures.with_label_values(&["2"]).get(), count + 1);
+    assert!(rig.service.importer.begin().is_ok(), "none was begun");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_whose_first_piece_does_not_come_is_given_up() {
+    let rig = Rig::new();
+    let began = tokio::time::Instant::now();
+    let given_up = rig.stream_state(OTHER, tokio_stream::pending()).await;
+    assert_eq!(given_up.code(), Code::DeadlineExceeded, "{given_up}");
+    assert_eq!(began.elapsed().as_secs(), PIECE_TIMEOUT.as_secs());
+}
+
+#[tokio::test]
+async fn whom_the_log_has_removed_is_neither_heard_nor_spoken_to() {
+    let rig = Rig::with_removed(&[OTHER]);
+    assert!(rig.service.members.now().contains(OTHER), "the store does not know it yet");
+    let refused = rig.send_state(OTHER, vec![first_piece(OTHER)]).await;
+    assert!(says_removed(&refused), "{refused}");
+    assert!(!rig.service.peers.has_link(OTHER));
 }

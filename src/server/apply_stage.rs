@@ -15,12 +15,15 @@ use crate::inbox::{Receiver, Taken};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::persist::Mailbox;
+use crate::snapshot::Capture;
 use crate::watch::HubInput;
 
 /// Entries applied before they are published, at most.
 const MAX_ENTRIES_PER_TURN: usize = 512;
-/// A member that takes longer to take in a state has it begun anew: compactions wait for it.
+/// How long a state may take to be read out, and how much of it that must be in a second when it is large. Compactions wait
+/// for it, so that there must be an end: the member has it begun anew then.
 const CAPTURE_TIME: Duration = Duration::from_secs(600);
+const CAPTURE_BYTES_PER_SECOND: u64 = 1 << 20;
 /// While the index is being pruned for a compaction, turns without entries come so often.
 const PRUNE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -57,11 +60,11 @@ impl ApplyStage {
                             }
                             Committed::Install(install) => self.install(install),
                             Committed::Capture(member) => {
-                                let capture = self.applier.capture(Instant::now() + CAPTURE_TIME);
+                                let capture = capture(&self.applier);
                                 self.peers.offer_state(&self.consensus, member, capture);
                             }
                             Committed::Lend(asker) => {
-                                lend(asker, || self.applier.capture(Instant::now() + CAPTURE_TIME));
+                                lend(asker, || capture(&self.applier));
                             }
                         }
                     }
@@ -141,6 +144,14 @@ impl ApplyStage {
     }
 }
 
+fn capture(applier: &Applier) -> Capture {
+    applier.capture(Instant::now() + capture_time(applier.bytes_in_use()))
+}
+
+fn capture_time(bytes: u64) -> Duration {
+    CAPTURE_TIME + Duration::from_secs(bytes / CAPTURE_BYTES_PER_SECOND)
+}
+
 /// A capture costs apply time, and holds a compaction up: none is made for somebody who has gone.
 fn lend<T>(asker: oneshot::Sender<T>, capture: impl FnOnce() -> T) {
     if !asker.is_closed() {
@@ -166,6 +177,12 @@ fn entries_of_a_turn(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_state_has_more_time() {
+        assert_eq!(capture_time(1000), CAPTURE_TIME);
+        assert_eq!(capture_time(8 << 30), CAPTURE_TIME + Duration::from_secs(8 << 10));
+    }
 
     #[test]
     fn a_state_whose_asker_has_gone_is_not_captured() {

@@ -130,11 +130,8 @@ impl OpenedLog {
         let place = self.data_dir.store();
         let store: Arc<dyn Store> =
             Arc::new(SledStore::open_after(&place, &SledOptions::default(), self.content.begins_after)?);
-        if let Some(initial) = self.data_dir.initial()
-            && store.applied().index == LogIndex(0)
-            && (self.content.hard_state == HardState::default() || self.content.begins_at_the_beginning())
-        {
-            bootstrap(initial, &mut self.wal, &mut self.content, &*store)?;
+        if let Some(initial) = self.data_dir.initial() {
+            bootstrap(&membership_of(initial), &mut self.wal, &mut self.content, &*store)?;
         }
         let applied = store.applied().index;
         if let Some(needed) = consensus::needed_state(&self.content)
@@ -265,18 +262,26 @@ pub fn store_beside(data_dir: &DataDir) -> Result<Importer, Error> {
     Ok(Importer::new(move || Ok(Arc::new(SledStore::begin_beside(&place, &options)?))))
 }
 
-/// The state that every member of a new cluster begins with. A crash before its end is made good by the next start.
-fn bootstrap(
-    initial: &[InitialMember],
+/// Makes the state that every member of a new cluster begins with, where there is none yet: a crash before its end is made
+/// good by the next start. Also for tests that start members themselves.
+///
+/// # Errors
+/// `Log`, `Store`.
+pub fn bootstrap(
+    initial: &Membership,
     wal: &mut Wal,
     content: &mut WalContent,
     store: &dyn Store,
 ) -> Result<(), Error> {
-    if content.hard_state == HardState::default() {
+    let is_new = content.hard_state == HardState::default();
+    if store.applied().index != LogIndex(0) || !(is_new || content.begins_at_the_beginning()) {
+        return Ok(());
+    }
+    if is_new {
         RaftLog::bootstrap(wal).map_err(Error::Log)?;
         content.hard_state = HardState { term: BEGINNING.term.0, vote: 0, commit: BEGINNING.index.0 };
     }
-    let tables = membership_of(initial).rows();
+    let tables = initial.rows();
     store.write(&Round { applied: BEGINNING, changes: Vec::new(), tables })?;
     store.flush()?;
     Ok(())

@@ -34,7 +34,7 @@ use crate::lease::Leases;
 use crate::members::Members;
 use crate::metrics::{Metrics, Sample};
 use crate::mvcc::Reader;
-use crate::peers::{self, PeerService, Peers};
+use crate::peers::{PeerService, Peers};
 use crate::persist::{Mailbox, Persist, PersistParts};
 use crate::rpc;
 use crate::snapshot::Importer;
@@ -42,7 +42,6 @@ use crate::watch as watching;
 use crate::watch::WatchHub;
 use crate::wire::etcdserverpb as pb;
 use crate::wire::membershippb::{Attributes, ClusterMemberAttrSetRequest};
-use crate::wire::peer::peer_server::PeerServer;
 
 /// Largest number of front-end threads: beyond it the stages behind are what limits.
 const MAX_WORKERS: usize = 16;
@@ -372,8 +371,7 @@ impl Stages {
             leader: Arc::new(self.leading(config)),
         };
         Dispatcher {
-            peer: PeerServer::new(peer)
-                .max_decoding_message_size(peers::max_message_bytes(config.limits.max_request_bytes)),
+            peer: peer.server(config.limits.max_request_bytes),
             services: self.services(config),
             http,
             peer_http: PeerEndpoints { cluster: self.data_dir.cluster(), members: self.members.clone() },

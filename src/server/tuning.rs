@@ -29,6 +29,7 @@ pub fn persist_options(config: &Config) -> PersistOptions {
     }
 }
 
+/// What the stage of the store counts: also for tests that connect the stages themselves.
 pub fn persist_metrics(metrics: &Metrics) -> PersistMetrics {
     PersistMetrics {
         write_seconds: metrics.store_write_seconds.clone(),

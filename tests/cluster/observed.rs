@@ -169,6 +169,7 @@ impl Observed {
         }
         self.check_promotion().await;
         self.check_hand_over().await;
+        self.check_removal().await;
         self.check_loss().await;
     }
 
@@ -190,13 +191,29 @@ impl Observed {
         assert!(self.scrape(next).await.value(CHANGES, &[]) > seen, "{}", self.name);
     }
 
+    /// A removed member's link ends, and it counted as active for ever.
+    async fn check_removal(&self) {
+        let mut members = ClusterClient::new(channel(&self.cluster.urls()[self.leader]));
+        let request = pb::MemberRemoveRequest { id: self.cluster.id(self.learner) };
+        members.member_remove(request).await.expect("it is removed");
+        for place in 0..3 {
+            self.shows(place, &[self.inactive(place, self.learner)]).await;
+        }
+    }
+
+    fn inactive(&self, place: usize, other: usize) -> Expected {
+        // etcd counts some members twice, see above.
+        let inactive = if self.name == "etcd" { |value| value <= 1.0 } else { is_0 };
+        let pair = vec![("Local", self.id(place)), ("Remote", self.id(other))];
+        ("etcd_network_active_peers", pair, inactive)
+    }
+
     async fn check_loss(&mut self) {
         let lost = (self.leader + 1) % 3;
         self.cluster.kill(lost);
         let pair = || vec![("Local", self.id(self.leader)), ("Remote", self.id(lost))];
-        let inactive = if self.name == "etcd" { |value| value <= 1.0 } else { is_0 };
         let expected: [Expected; 3] = [
-            ("etcd_network_active_peers", pair(), inactive),
+            self.inactive(self.leader, lost),
             ("etcd_network_disconnected_peers_total", pair(), is_some),
             ("etcd_network_peer_sent_failures_total", vec![("To", self.id(lost))], is_some),
         ];

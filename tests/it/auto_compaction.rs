@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::peers::peer_or_skip;
 use crate::server::decklog_program;
 use crate::servers::{Launch, Server};
+use crate::until::until;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -78,11 +79,7 @@ async fn check_periodic(program: &Path) {
     }
     // With nothing written, all but the last goes, and then nothing more.
     let (last, _) = sent[sent.len() - 1];
-    while compacted(&server.channel).await < last {
-        ticks.tick().await;
-        assert!(Instant::now() < deadline, "{}: {last} is not reached", program.display());
-    }
-    assert_compacted_at(&server.channel, last).await;
+    wait_for_compaction(&server.channel, last).await;
     println!("{}: compacted at {seen:?}, and at {last}", program.display());
 }
 
@@ -130,13 +127,7 @@ async fn serve(args: Vec<String>, mut turns: mpsc::Receiver<Turn>, ready: onesho
 }
 
 async fn wait_for_compaction(channel: &Channel, revision: i64) {
-    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
-    let came = tokio::time::timeout(DEADLINE, async {
-        while compacted(channel).await != revision {
-            ticks.tick().await;
-        }
-    });
-    assert!(came.await.is_ok(), "compacted at {}, not at {revision}", compacted(channel).await);
+    until(&format!("compacted at {revision}"), async || compacted(channel).await == revision).await;
     assert_compacted_at(channel, revision).await;
 }
 

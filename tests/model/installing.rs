@@ -20,11 +20,10 @@ use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader, Tail};
 use decklog::persist::{Mailbox, Persist, PersistOptions, PersistParts};
+use decklog::server::persist_metrics;
 use decklog::snapshot::{Capture, Error, Importer};
 use decklog::storage::{Error as StoreError, MemoryStore, Round, SledOptions, SledStore, Store};
 use decklog::wire::etcdserverpb::PutRequest;
-
-use crate::counted::persist_metrics;
 
 const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 };
 

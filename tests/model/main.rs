@@ -3,8 +3,6 @@
 //! `DECKLOG_MODEL_RUNS` and `DECKLOG_MODEL_SEED` choose how many runs and which.
 
 mod checks;
-#[path = "../common/counted.rs"]
-mod counted;
 mod installing;
 mod known_bugs;
 mod leases;

@@ -17,13 +17,12 @@ use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{Persist, PersistParts};
+use decklog::server::persist_metrics;
 use decklog::snapshot::{Capture, Importer, Received, Replacement};
 use decklog::storage::{Error, MemoryStore, Round, SledOptions, SledStore, Store, StoredChange, TableWrite};
 use decklog::wire::etcdserverpb::{AlarmType, CompactionRequest};
 use prost::Message;
 use tempfile::TempDir;
-
-use crate::counted::persist_metrics;
 
 /// Where a rig keeps its state.
 pub enum Place {

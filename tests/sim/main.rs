@@ -8,8 +8,6 @@
 #[path = "../model/checks.rs"]
 mod checks;
 mod cluster;
-#[path = "../common/counted.rs"]
-mod counted;
 mod known_bugs;
 mod member;
 mod met;

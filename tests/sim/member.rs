@@ -15,6 +15,7 @@ use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{self, Persist, PersistParts};
+use decklog::server::persist_metrics;
 use decklog::storage::disk::MemoryDisk;
 use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::storage::{Error, MemoryStore, Round, Store};
@@ -23,7 +24,6 @@ use decklog::wire::etcdserverpb as pb;
 use prost::Message as _;
 use tokio::sync::oneshot;
 
-use crate::counted::persist_metrics;
 use crate::naive::Naive;
 
 const ID: MemberId = MemberId(7);

@@ -30,22 +30,30 @@ fn loop_of(voters: u64) -> (Loop, LoopParts) {
 }
 
 fn loop_on(disk: Arc<MemoryDisk>, options: WalOptions, voters: u64) -> (Loop, LoopParts) {
+    let members = (1..=voters).map(|id| pb::Member { id, ..pb::Member::default() });
+    idle_loop(disk, options, &Membership::new(members.collect()), &Metrics::new(false))
+}
+
+/// A loop of member 1 among these that does not run: also for tests of those who hold its parts.
+pub(crate) fn idle_loop(
+    disk: Arc<MemoryDisk>,
+    options: WalOptions,
+    members: &Membership,
+    metrics: &Metrics,
+) -> (Loop, LoopParts) {
     let owner = Owner { member: MemberId(1), cluster: ClusterId(2) };
     let (mut wal, _) = Wal::open(disk.clone(), owner, options).expect("opened");
     RaftLog::bootstrap(&mut wal).expect("begun");
     drop(wal);
     let (wal, content) = Wal::open(disk, owner, options).expect("opened");
-    let members = (1..=voters).map(|id| pb::Member { id, ..pb::Member::default() });
-    let members = Membership::new(members.collect());
-    let metrics = Metrics::new(false);
-    let log = RaftLog::new(wal, content, BEGINNING, &members, metrics.log_timers()).expect("it fits");
+    let log = RaftLog::new(wal, content, BEGINNING, members, metrics.log_timers()).expect("it fits");
     let options = NodeOptions {
         id: MemberId(1),
         election_ticks: 10,
         heartbeat_ticks: 1,
         pre_vote: true,
         applied: BEGINNING.index,
-        members,
+        members: members.clone(),
         seed: 1,
     };
     let node = Node::new(log, &options).expect("raft takes it");

@@ -43,11 +43,20 @@ impl Contents {
     }
 }
 
+/// What a crash finds under a name that is durable.
+#[derive(Clone)]
+enum Durable {
+    /// The file that is called so now; nothing when there is none.
+    Called(String),
+    /// What another file was renamed onto.
+    Replaced(Contents),
+}
+
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, Contents>,
-    /// The names that a crash finds, with the contents they had: replaced when the directory is synced.
-    durable: BTreeMap<String, String>,
+    /// The names that a crash finds: as they were when the directory was synced.
+    durable: BTreeMap<String, Durable>,
     calls: u64,
     fail_at: Option<(u64, Fault)>,
     stopped: bool,
@@ -56,7 +65,28 @@ struct State {
     /// The next sync is one that takes its time.
     sync_takes_time: bool,
     /// As it was when a sync began that is not over.
-    before_sync: Option<(BTreeMap<String, Contents>, BTreeMap<String, String>)>,
+    before_sync: Option<(BTreeMap<String, Contents>, BTreeMap<String, Durable>)>,
+}
+
+impl State {
+    /// All names are durable as they are.
+    fn settle_names(&mut self) {
+        let called = |name: &String| (name.clone(), Durable::Called(name.clone()));
+        self.durable = self.files.keys().map(called).collect();
+    }
+
+    /// Every change of a name since the directory was synced is forgotten.
+    fn forget_names(&mut self) {
+        let mut found = BTreeMap::new();
+        for (name, durable) in std::mem::take(&mut self.durable) {
+            let contents = match durable {
+                Durable::Called(now_called) => self.files.get(&now_called).cloned(),
+                Durable::Replaced(contents) => Some(contents),
+            };
+            found.extend(contents.map(|contents| (name, contents)));
+        }
+        self.files = found;
+    }
 }
 
 /// See the module. Cheap to clone; all clones are the same disk.
@@ -106,14 +136,7 @@ impl MemoryDisk {
         }
         state.sync_takes_time = false;
         if random.random() {
-            let durable = state.durable.clone();
-            let mut files = BTreeMap::new();
-            for (name, now_called) in durable {
-                if let Some(contents) = state.files.get(&now_called) {
-                    files.insert(name, contents.clone());
-                }
-            }
-            state.files = files;
+            state.forget_names();
         }
         for contents in state.files.values_mut() {
             let mut left = contents.synced.clone();
@@ -128,7 +151,7 @@ impl MemoryDisk {
             contents.now.clone_from(&left);
             contents.synced = left;
         }
-        state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
+        state.settle_names();
         state.stopped = false;
         state.fail_at = None;
         state.failed_call = None;
@@ -160,7 +183,7 @@ impl MemoryDisk {
         let mut state = self.0.lock();
         let contents = Contents { synced: contents.clone(), now: contents, ..Contents::default() };
         state.files.insert(name.to_owned(), contents);
-        state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
+        state.settle_names();
     }
 
     /// Counts a call and says whether it fails.
@@ -253,12 +276,14 @@ impl Disk for MemoryDisk {
     fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
         let mut state = self.call("rename", from)?;
         let contents = state.files.remove(from).ok_or_else(|| missing(from))?;
-        state.files.insert(to.to_owned(), contents);
-        for now_called in state.durable.values_mut() {
-            if now_called == to {
-                "(replaced)".clone_into(now_called);
-            } else if now_called == from {
-                to.clone_into(now_called);
+        let replaced = state.files.insert(to.to_owned(), contents);
+        for durable in state.durable.values_mut() {
+            match (&mut *durable, &replaced) {
+                (Durable::Called(now_called), Some(replaced)) if now_called == to => {
+                    *durable = Durable::Replaced(replaced.clone());
+                }
+                (Durable::Called(now_called), _) if now_called == from => to.clone_into(now_called),
+                _ => {}
             }
         }
         Ok(())
@@ -270,8 +295,48 @@ impl Disk for MemoryDisk {
     }
 
     fn sync_directory(&self) -> Result<(), Error> {
-        let mut state = self.call("sync the directory", "")?;
-        state.durable = state.files.keys().map(|name| (name.clone(), name.clone())).collect();
+        self.call("sync the directory", "")?.settle_names();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk_with(files: [&str; 3]) -> MemoryDisk {
+        let disk = MemoryDisk::default();
+        for name in files {
+            disk.create(name, name.len() as u64).expect("made");
+            disk.write(name, 0, name.as_bytes()).expect("written");
+            disk.sync(name).expect("synced");
+        }
+        disk.sync_directory().expect("synced");
+        disk
+    }
+
+    /// Every name with what was written under it first.
+    fn found_after_a_crash(disk: &MemoryDisk, seed: u64) -> Vec<String> {
+        let disk = disk.copy();
+        disk.crash(seed);
+        let contents = |name: &String| String::from_utf8(disk.read(name).expect("it is there"));
+        let names = disk.list().expect("listed");
+        names.iter().map(|name| format!("{name}: {}", contents(name).expect("text"))).collect()
+    }
+
+    /// It lost the old file, too.
+    #[test]
+    fn a_rename_that_a_crash_forgets_leaves_what_it_replaced() {
+        let disk = disk_with(["first", "second", "third"]);
+        disk.rename("second", "first").expect("renamed");
+        disk.rename("third", "first").expect("renamed");
+        let found = |disk: &MemoryDisk| -> BTreeSet<Vec<String>> {
+            (0..20).map(|seed| found_after_a_crash(disk, seed)).collect()
+        };
+        let before = ["first: first", "second: second", "third: third"].map(str::to_owned).to_vec();
+        let after = vec!["first: third".to_owned()];
+        assert_eq!(found(&disk), BTreeSet::from([before, after.clone()]));
+        disk.sync_directory().expect("synced");
+        assert_eq!(found(&disk), BTreeSet::from([after]));
     }
 }

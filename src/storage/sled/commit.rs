@@ -95,12 +95,16 @@ impl SledStore {
         if !writer.is_unsure && !self.engine.has_failed() {
             return Ok(());
         }
-        // Readers find the index and the database before this, or after it.
-        let mut index = self.index.write();
-        writer.is_unsure |= self.engine.mend()?;
-        if !writer.is_unsure {
-            return Ok(());
-        }
+        // The database opened anew is there for readers only while the index is held here, until it is that of the database. Whoever
+        // asked the index before, and finds less than that promised, asks it again.
+        let mut index = match self.engine.mend(|| self.index.write())? {
+            Some(index) => {
+                writer.is_unsure = true;
+                index
+            }
+            None if writer.is_unsure => self.index.write(),
+            None => return Ok(()),
+        };
         let row = self.engine.get(rows::APPLIED)?;
         let applied = row.map(|row| in_store(&self.directory, rows::decode_applied(&row))).transpose()?;
         let unsure = |found| {

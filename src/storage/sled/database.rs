@@ -198,11 +198,16 @@ impl Live {
         self.slot.read().as_ref().is_none_or(|database| failure(database.db()).is_some())
     }
 
-    /// Lets go of the database in which a write has failed, and opens it anew with `open`.
+    /// Lets go of the database in which a write has failed, and opens it anew with `open`. Then calls `exchange`, before the
+    /// first reader can look into it, and returns what that did.
     ///
     /// # Errors
     /// What `open` meets; then readers wait for the next try.
-    pub fn reopen(&self, open: impl Fn() -> Result<Database, Error>) -> Result<(), Error> {
+    pub fn reopen<T>(
+        &self,
+        open: impl Fn() -> Result<Database, Error>,
+        exchange: impl Fn() -> T,
+    ) -> Result<T, Error> {
         let mut slot = self.lock_slot();
         *slot = None;
         let deadline = Instant::now() + CLOSE_PATIENCE;
@@ -215,11 +220,13 @@ impl Live {
                 opened => break opened,
             }
         };
-        *slot = Some(opened?);
+        let opened = opened?;
+        let exchanged = exchange();
+        *slot = Some(opened);
         drop(slot);
         drop(self.opened.0.lock());
         self.opened.1.notify_all();
-        Ok(())
+        Ok(exchanged)
     }
 
     /// When nobody reads; a reader may wait for what sled will never write.
@@ -274,5 +281,51 @@ pub(super) fn of_sled(path: &Path, error: sled::Error) -> Error {
         }
         sled::Error::Io(source) => of_io(path, source),
         error => Error::Damaged { place: path.display().to_string(), detail: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{FlockOperation, flock};
+
+    use super::super::super::{Round, Store, StoredChange};
+    use super::super::{SledOptions, SledStore, current};
+    use super::*;
+    use crate::ids::{FullRevision, LogIndex, LogPosition, Term};
+
+    /// Readers waited for the index of blocks all the while.
+    #[test]
+    fn what_is_in_memory_is_read_while_the_database_is_opened_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = SledStore::open(directory.path(), &SledOptions::default()).expect("opened");
+        let applied = LogPosition { index: LogIndex(1), term: Term(1) };
+        let at = FullRevision::new(2, 0);
+        let changes = vec![StoredChange { at, tombstone: false, pair: vec![7; 100].into() }];
+        store.write(&Round { applied, changes, tables: Vec::new() }).expect("written");
+        store.flush().expect("flushed");
+        let is_read = || store.read(at).expect("read").is_some();
+        assert!(is_read());
+        let live = store.engine.live.load_full();
+        let full = || Err(Error::Full { path: String::new() });
+        assert!(live.reopen(full, || ()).is_err());
+        // While somebody holds its file, it is tried again and again.
+        let file = current::database(directory.path(), live.number).join("db");
+        let file = fs::File::open(file).expect("it is there");
+        flock(&file, FlockOperation::LockExclusive).expect("sled has let go of it");
+        let is_opening = || live.slot.try_read().is_none();
+        std::thread::scope(|scope| {
+            let mending = scope.spawn(|| store.flush());
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !is_opening() {
+                assert!(Instant::now() < deadline, "it is not opened anew");
+                std::thread::yield_now();
+            }
+            assert!(is_read());
+            assert!(is_opening(), "it was read only afterwards");
+            flock(&file, FlockOperation::Unlock).expect("let go of");
+            assert_eq!(mending.join().expect("no panic").expect("opened anew"), applied);
+        });
+        store.cache.clear();
+        assert!(is_read());
     }
 }

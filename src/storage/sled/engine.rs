@@ -228,27 +228,30 @@ impl Engine {
         self.live.load().has_failed()
     }
 
-    /// Opens the database anew when a write of it has failed for want of room; whether it did. Of the last batch that was
-    /// not flushed, all or nothing is there.
+    /// Opens the database anew when a write of it has failed for want of room, and returns what `exchange` did; nothing when
+    /// none has failed. `exchange` comes when it is open, before it is there for readers. Of the last batch that was not
+    /// flushed, all or nothing is there.
     ///
     /// # Errors
     /// `Full`: nothing works before there is room. Faults of the disk.
-    pub fn mend(&self) -> Result<bool, Error> {
+    pub fn mend<T>(&self, exchange: impl Fn() -> T) -> Result<Option<T>, Error> {
         let mut writing = self.writing.lock();
         let live = self.live.load_full();
         if !live.has_failed() {
-            return Ok(false);
+            return Ok(None);
         }
         writing.copying = None;
         self.remove_copies(live.number)?;
         let path = database(&self.directory, live.number);
         // While there is no room, what can be read of it goes on being read.
         with_room(&self.ballast, Share::Opening, || room::probe(&self.directory, OPENING_BYTES))?;
-        with_room(&self.ballast, Share::Opening, || live.reopen(|| open_again(&path, self.cache_bytes)))?;
+        let exchanged = with_room(&self.ballast, Share::Opening, || {
+            live.reopen(|| open_again(&path, self.cache_bytes), &exchange)
+        })?;
         writing.is_unflushed = false;
         self.taken.store(0, Ordering::Relaxed);
         tracing::info!("the store was opened anew after a write that found no room");
-        Ok(true)
+        Ok(Some(exchanged))
     }
 
     fn flush_live(&self, live: &Live) -> Result<(), Error> {

@@ -11,19 +11,20 @@ use decklog::alarm::Alarms;
 use decklog::apply::Applier;
 use decklog::command::{Command, CommandResult, Outcome};
 use decklog::consensus::{
-    BEGINNING, ConsensusError, Granted, Message, MessageType, Network, Node, NodeOptions, Progress, Proposal,
-    RaftLog, ReadReply, ReceivedState, Step, to_wire,
+    ConsensusError, Granted, Message, MessageType, Network, Node, NodeOptions, Progress, Proposal, RaftLog,
+    ReadReply, ReceivedState, Step, to_wire,
 };
 use decklog::courier::{Courier, Outbox};
-use decklog::ids::{ClusterId, LogIndex, LogPosition, MemberId, Revision};
+use decklog::ids::{ClusterId, LogPosition, MemberId, Revision};
 use decklog::lease::Leases;
 use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{Persist, PersistParts};
+use decklog::server::{bootstrap, persist_metrics};
 use decklog::snapshot::{Capture, Importer, Replacement};
 use decklog::storage::disk::MemoryDisk;
-use decklog::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
+use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::storage::{Round, Store};
 use decklog::watch::{HubInput, HubLimits, HubOptions, HubThread, WatchHub, connect};
 use decklog::wire::etcdserverpb as pb;
@@ -31,7 +32,6 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::disks::Disks;
-use crate::counted::persist_metrics;
 
 const CLUSTER: ClusterId = ClusterId(5);
 const SMALL_SEGMENTS: WalOptions = WalOptions { segment_bytes: 4096 };
@@ -153,11 +153,9 @@ impl Life {
         let opened = Wal::open(Arc::new(disks.log.clone()), owner, SMALL_SEGMENTS);
         let (mut wal, mut content) = opened.map_err(|error| stopped(disks, &error))?;
         let store = disks.open(content.begins_after);
-        if let Begin::New(members) = begin
-            && store.applied().index == LogIndex(0)
-            && content.begins_at_the_beginning()
-        {
-            bootstrap(members, &mut wal, &mut content, &*store).map_err(|error| stopped(disks, &error))?;
+        if let Begin::New(members) = begin {
+            let members = Membership::new(members.to_vec());
+            bootstrap(&members, &mut wal, &mut content, &*store).map_err(|error| stopped(disks, &error))?;
         }
         let recovered = Keyspace::recover(store.clone()).expect("it is whole");
         let leases = Leases::recover(&*store, &recovered.attachments).expect("they are whole");
@@ -412,24 +410,7 @@ fn proposal(command: &Command) -> (Proposal, Answer) {
     )
 }
 
-/// The state that every member of a new cluster begins with.
-fn bootstrap(
-    members: &[pb::Member],
-    wal: &mut Wal,
-    content: &mut WalContent,
-    store: &dyn Store,
-) -> Result<(), decklog::storage::Error> {
-    if content.hard_state == HardState::default() {
-        RaftLog::bootstrap(wal)?;
-        content.hard_state = HardState { term: BEGINNING.term.0, vote: 0, commit: BEGINNING.index.0 };
-    }
-    let tables = Membership::new(members.to_vec()).rows();
-    store.write(&Round { applied: BEGINNING, changes: Vec::new(), tables })?;
-    store.flush()?;
-    Ok(())
-}
-
-fn stopped(disks: &Disks, error: &decklog::storage::Error) -> NoStart {
+fn stopped(disks: &Disks, error: &dyn std::fmt::Display) -> NoStart {
     assert!(disks.log.failed_call().is_some(), "cannot start: {error}");
     NoStart::Stopped
 }
