@@ -10,8 +10,6 @@
 mod baseline;
 mod cases;
 mod counter;
-#[path = "../../tests/common/counted.rs"]
-mod store_metrics;
 mod valgrind;
 
 use std::fs;

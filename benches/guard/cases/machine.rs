@@ -14,10 +14,9 @@ use decklog::members::{Members, Membership};
 use decklog::metrics::Metrics;
 use decklog::mvcc::{Keyspace, Reader};
 use decklog::persist::{Persist, PersistParts};
+use decklog::server::persist_metrics;
 use decklog::storage::{SledOptions, SledStore, Store};
 use prost::Message;
-
-use crate::store_metrics::persist_metrics;
 
 /// Puts in one entry while the store is filled.
 const FILLED_AT_ONCE: usize = 5000;
