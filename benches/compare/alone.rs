@@ -18,7 +18,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("watch fan-out to 500", &["watch-fanout", "--clients", "500"]),
     ("put to its event, 1 client", &["watch-latency", "--clients", "1", "--connections", "1"]),
     ("lease keep-alive, 100 clients", &["lease-keepalive", "--clients", "100"]),
-    ("range of 10 000 keys, 4 clients", &["range-many", "--clients", "4"]),
+    ("range of 10 000 keys, 4 clients", &["range-many", "--fill", "--clients", "4"]),
 ];
 
 /// # Errors
