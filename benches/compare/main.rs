@@ -47,6 +47,7 @@ async fn run(options: Options) -> Result<(), String> {
     let report = if options.redraw {
         Report::read(options.mode)?
     } else {
+        let measured = used::circumstances()?;
         let programs = Programs { etcd: servers::find_etcd()?, decklog: options.decklog.clone() };
         let cases = match options.mode {
             Mode::Alone => alone::measure(&programs, &options).await?,
@@ -59,6 +60,7 @@ async fn run(options: Options) -> Result<(), String> {
             rounds: options.rounds,
             seconds: options.seconds,
             rate: options.rate,
+            measured,
             cases,
         }
     };

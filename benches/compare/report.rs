@@ -135,6 +135,8 @@ pub struct Report {
     pub seconds: f64,
     /// Puts per second of an open loop.
     pub rate: f64,
+    /// Day and machine.
+    pub measured: String,
     pub cases: Vec<Case>,
 }
 
@@ -164,6 +166,7 @@ impl Report {
             rounds: field("rounds")? as usize,
             seconds: field("seconds")?,
             rate: field("rate")?,
+            measured: word(&whole["measured"]),
             cases: cases.collect(),
         })
     }
@@ -180,8 +183,10 @@ impl Report {
             })
         });
         let cases: Vec<Value> = cases.collect();
-        let whole =
-            json!({"rounds": self.rounds, "seconds": self.seconds, "rate": self.rate, "cases": cases});
+        let whole = json!({
+            "measured": self.measured, "rounds": self.rounds, "seconds": self.seconds, "rate": self.rate,
+            "cases": cases,
+        });
         let text = serde_json::to_string_pretty(&whole).map_err(|error| error.to_string())?;
         write(&self.mode.path("json"), &(text + "\n"))?;
         // Limits have no other side to be drawn against.

@@ -62,23 +62,24 @@ pub async fn measure(programs: &Programs, options: &Options) -> Result<Vec<Case>
             }
         }
     }
-    let mut killed = Case::once(FAIL_OVER, "ms");
-    let mut joined = Case::once(&format!("new member, {} keys, in sync", options.keys), "ms");
+    let mut once = [
+        Case::once(FAIL_OVER, "ms"),
+        Case::once(&format!("new member, {} keys, in sync", options.keys), "ms"),
+    ];
     for kind in order(0) {
-        if options.wants(&killed.name) {
-            eprintln!("{kind:?}: {FAIL_OVER}");
-            for took in fail_over(programs.of(kind), options.kills).await? {
-                killed.add(kind, milliseconds(took));
-            }
-        }
-        if options.wants(&joined.name) {
-            eprintln!("{kind:?}: joining {} keys", options.keys);
-            for took in join(programs.of(kind), options).await? {
-                joined.add(kind, milliseconds(took));
+        for case in once.iter_mut().filter(|case| options.wants(&case.name)) {
+            eprintln!("{kind:?}: {}", case.name);
+            let program = programs.of(kind);
+            let times = match case.name.as_str() {
+                FAIL_OVER => fail_over(program, options.kills).await?,
+                _ => join(program, options).await?,
+            };
+            for took in times {
+                case.add(kind, milliseconds(took));
             }
         }
     }
-    cases.extend([killed, joined]);
+    cases.extend(once.into_iter().filter(|case| options.wants(&case.name)));
     Ok(cases)
 }
 

@@ -1,4 +1,4 @@
-//! What a server's process and its folder take, from the kernel.
+//! What a server's process and its folder take, from the kernel; and the machine that all run on.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,6 +14,23 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 fn read(path: &str) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
+}
+
+/// The day, the machine, and how busy it was in the last minute.
+pub fn circumstances() -> Result<String, String> {
+    let day = std::process::Command::new("date").args(["--utc", "+%F"]).output();
+    let day = day.map_err(|error| format!("date: {error}"))?.stdout;
+    let cpus = read("/proc/cpuinfo")?;
+    let models = cpus.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let models: Vec<&str> = models.map(|(_, model)| model).collect();
+    let load = read("/proc/loadavg")?;
+    Ok(format!(
+        "{}, {} x {}; load average before it {}",
+        String::from_utf8_lossy(&day).trim(),
+        models.len(),
+        models.first().unwrap_or(&"?"),
+        load.split_whitespace().next().unwrap_or("?"),
+    ))
 }
 
 /// CPU time since the process began, also of threads that have ended.
