@@ -8,6 +8,8 @@ mod connections;
 mod cpu;
 mod drive;
 mod report;
+mod steering;
+mod watching;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -19,6 +21,8 @@ use clap::{Parser, ValueEnum};
 pub enum Case {
     /// Puts of random keys.
     Put,
+    /// Puts of every key once; it ends with the last of them.
+    Fill,
     /// Ranges of one key.
     Range,
     /// Transactions with one compare and one put.
@@ -27,11 +31,13 @@ pub enum Case {
     Mixed,
     /// Puts of one key that many watchers watch; an operation is an event delivered.
     WatchFanout,
+    /// Puts of keys that have one watcher each; an operation is a put.
+    WatchKeys,
     /// From a put to its event at a watcher.
     WatchLatency,
     /// Renewals of leases, one lease and one stream per client.
     LeaseKeepalive,
-    /// Ranges over all keys.
+    /// Ranges over all keys, or over pages of them.
     RangeMany,
 }
 
@@ -44,9 +50,15 @@ pub struct Options {
     /// Where the server is; several are used in turn.
     #[arg(long = "endpoint", default_value = "http://127.0.0.1:2379")]
     pub endpoints: Vec<String>,
-    /// Requests in flight; for watch-fanout the number of watchers.
+    /// Requests in flight; for watch-fanout and watch-keys the number of watchers.
     #[arg(long, default_value_t = 100)]
     pub clients: usize,
+    /// Streams that carry the watchers; without it each has its own.
+    #[arg(long)]
+    pub streams: Option<usize>,
+    /// Puts in flight of watch-fanout and watch-keys: one is over when all watchers have its event.
+    #[arg(long, default_value_t = 1)]
+    pub writers: usize,
     /// Connections that carry them.
     #[arg(long, default_value_t = 10)]
     pub connections: usize,
@@ -66,6 +78,9 @@ pub struct Options {
     /// Seconds before measuring begins.
     #[arg(long, default_value_t = 1.0)]
     pub warm_up: f64,
+    /// Measure from a line on standard input until it ends, instead of by time.
+    #[arg(long)]
+    pub steered: bool,
     /// Operations per second, sent when they are due whatever became of those before; without it each client
     /// sends its next request when the last is answered.
     #[arg(long)]
@@ -73,10 +88,16 @@ pub struct Options {
     /// Ranges that need not be linearizable.
     #[arg(long)]
     pub serializable: bool,
+    /// Keys in an answer to range-many, which then begins anywhere; 0 for all keys.
+    #[arg(long, default_value_t = 0)]
+    pub limit: u64,
+    /// Let range-many count the keys only.
+    #[arg(long)]
+    pub count_only: bool,
     /// Put all keys first (ranges need some).
     #[arg(long)]
     pub fill: bool,
-    /// A server's process: its CPU time and memory are reported; of several, the sums.
+    /// A server's process: its CPU time, context switches and memory are reported; of several, the sums.
     #[arg(long = "pid")]
     pub pids: Vec<u32>,
     /// Print one JSON object.

@@ -1,6 +1,7 @@
 //! The chart: a group of bars per case, on a scale where doubling is always the same step.
 
-use crate::report::{MEASURES, Row};
+use crate::report::MEASURES;
+use crate::table::Row;
 
 const COLOURS: [&str; 4] = ["#2f81c7", "#3fa66a", "#c77b2f", "#8a63c7"];
 const LEFT: f64 = 250.0;

@@ -8,11 +8,15 @@ use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
 use decklog::wire::etcdserverpb::request_op::Request as Operation;
+use decklog::wire::etcdserverpb::watch_client::WatchClient;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::servers::Member;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
@@ -87,8 +91,8 @@ fn key(number: u64) -> Bytes {
     format!("{PREFIX}{number:0width$}", width = 24 - PREFIX.len()).into()
 }
 
-/// Puts the keys, some in each transaction; the revision after that.
-pub async fn fill(channel: &Channel, keys: u64) -> Result<i64, String> {
+/// Puts the keys, some in each transaction.
+pub async fn fill(channel: &Channel, keys: u64) -> Result<(), String> {
     // Values that nobody gains from compressing.
     let mut random = vec![0; VALUES + VALUE_BYTES];
     SmallRng::seed_from_u64(1).fill_bytes(&mut random);
@@ -115,8 +119,7 @@ pub async fn fill(channel: &Channel, keys: u64) -> Result<i64, String> {
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(|error| error.to_string())?.map_err(|status| format!("filling: {status}"))?;
     }
-    let found = revision(channel).await;
-    found.ok_or_else(|| "the leader does not answer".to_owned())
+    Ok(())
 }
 
 /// The revision that a member is at, by itself; `None` when it does not answer.
@@ -125,6 +128,59 @@ pub async fn revision(channel: &Channel) -> Option<i64> {
     let mut kv = KvClient::new(channel.clone());
     let answer = tokio::time::timeout(Duration::from_secs(1), kv.range(request)).await.ok()?.ok()?;
     Some(answer.into_inner().header?.revision)
+}
+
+/// The revision of a member that answers.
+pub async fn known_revision(channel: &Channel) -> Result<i64, String> {
+    revision(channel).await.ok_or_else(|| "a server does not answer".to_owned())
+}
+
+/// Reads from a member that begins, until it answers a linearizable read.
+pub async fn first_read(member: &mut Member) -> Result<(), String> {
+    let mut kv = KvClient::new(channel(&member.endpoint())?);
+    let began = Instant::now();
+    loop {
+        let request = pb::RangeRequest { key: PREFIX.into(), ..Default::default() };
+        match kv.range(request).await {
+            Ok(_) => return Ok(()),
+            Err(status) if began.elapsed() > LIMIT => {
+                return Err(format!("no read after the start: {status}"));
+            }
+            Err(_) => tokio::time::sleep(TRY_INTERVAL).await,
+        }
+        member.check_runs()?;
+    }
+}
+
+/// Compacts everything before a revision, and waits until it has left the store.
+pub async fn compact(channel: &Channel, revision: i64) -> Result<(), String> {
+    let request = pb::CompactionRequest { revision, physical: true };
+    let answer = KvClient::new(channel.clone()).compact(request).await;
+    answer.map(drop).map_err(|status| format!("compacting: {status}"))
+}
+
+pub async fn defragment(channel: &Channel) -> Result<(), String> {
+    let answer = MaintenanceClient::new(channel.clone()).defragment(pb::DefragmentRequest {}).await;
+    answer.map(drop).map_err(|status| format!("defragmenting: {status}"))
+}
+
+/// Watches everything from a revision on, past its `created`.
+pub async fn watch_all(
+    channel: Channel,
+    start_revision: i64,
+) -> Result<tonic::Streaming<pb::WatchResponse>, Status> {
+    let create = pb::WatchCreateRequest {
+        key: Bytes::from_static(&[0]),
+        range_end: Bytes::from_static(&[0]),
+        start_revision,
+        ..Default::default()
+    };
+    let union = pb::watch_request::RequestUnion::CreateRequest(create);
+    let first = tokio_stream::once(pb::WatchRequest { request_union: Some(union) });
+    let messages = first.chain(tokio_stream::pending());
+    let mut events = WatchClient::new(channel).watch(messages).await?.into_inner();
+    events.message().await?;
+    Ok(events)
 }
 
 /// How many of the keys a member has, by itself.

@@ -1,9 +1,9 @@
-//! What was measured: the table, docs/benchmarks*.json, the chart, and the README's part.
+//! What was measured: docs/benchmarks*.json, the chart, and the tables in README.md and docs/performance.md.
 
 use serde_json::{Value, json};
 
-use crate::chart;
 use crate::servers::Kind;
+use crate::{chart, goals, table};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -12,23 +12,67 @@ pub const MEASURES: [(&str, &str, bool); 4] = [
     ("throughput", "/operations_per_second", true),
     ("p99", "/latency_us/p99", false),
     ("CPU per operation", "/server_cpu_us_per_operation", false),
-    ("time", TIME, false),
+    ("once", ONCE, false),
 ];
 /// Of what happens once: no throughput, and its samples are no pairs.
-const TIME: &str = "/time_ms";
+pub const ONCE: &str = "/once";
+
+/// What is measured in one go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Alone,
+    Three,
+    Store,
+    Limits,
+}
+
+impl Mode {
+    const ALL: [Self; 4] = [Self::Alone, Self::Three, Self::Store, Self::Limits];
+
+    fn path(self, extension: &str) -> String {
+        let name = match self {
+            Self::Alone => "benchmarks",
+            Self::Three => "benchmarks-3-members",
+            Self::Store => "benchmarks-store",
+            Self::Limits => "benchmarks-limits",
+        };
+        format!("{ROOT}/docs/{name}.{extension}")
+    }
+
+    /// The document with its table, and the name of the place there.
+    fn place(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Alone => ("README.md", "1"),
+            Self::Three => ("README.md", "3"),
+            Self::Store => ("docs/performance.md", "store"),
+            Self::Limits => ("docs/performance.md", "limits"),
+        }
+    }
+}
 
 /// Results of a case, by round.
+#[derive(Default)]
 pub struct Case {
-    name: String,
-    arguments: Vec<String>,
-    etcd: Vec<Value>,
-    decklog: Vec<Value>,
+    pub name: String,
+    pub arguments: Vec<String>,
+    /// Of what happens once; empty for a load.
+    pub unit: String,
+    /// What Decklog is held to by itself.
+    pub at_most: Option<f64>,
+    pub etcd: Vec<Value>,
+    pub decklog: Vec<Value>,
 }
 
 impl Case {
+    /// Of a load, with the load tool's arguments.
     pub fn new(name: &str, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { name: name.to_owned(), arguments, etcd: Vec::new(), decklog: Vec::new() }
+        Self { name: name.to_owned(), arguments, ..Self::default() }
+    }
+
+    /// Of what happens once and is a figure in this unit.
+    pub fn once(name: &str, unit: &str) -> Self {
+        Self { name: name.to_owned(), unit: unit.to_owned(), ..Self::default() }
     }
 
     pub fn add(&mut self, kind: Kind, result: Value) {
@@ -37,14 +81,22 @@ impl Case {
             Kind::Decklog => self.decklog.push(result),
         }
     }
-}
 
-/// A whole measurement.
-pub struct Report {
-    pub members: usize,
-    pub rounds: usize,
-    pub seconds: String,
-    pub cases: Vec<Case>,
+    /// etcd and Decklog.
+    pub fn sides(&self, pointer: &str) -> (Spread, Spread) {
+        let side = |values: &[Value]| Spread::of(values.iter().map(|value| number(value, pointer)));
+        (side(&self.etcd), side(&self.decklog))
+    }
+
+    /// Of what etcd and Decklog have, round by round.
+    pub fn ratios(&self, pointer: &str, ratio: fn(f64, f64) -> f64) -> Spread {
+        if pointer == ONCE {
+            let (etcd, decklog) = self.sides(pointer);
+            return Spread::of(std::iter::once(ratio(etcd.median, decklog.median)));
+        }
+        let pairs = self.etcd.iter().zip(&self.decklog);
+        Spread::of(pairs.map(|(etcd, decklog)| ratio(number(etcd, pointer), number(decklog, pointer))))
+    }
 }
 
 /// A median with the smallest and largest.
@@ -56,7 +108,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
@@ -65,61 +117,36 @@ impl Spread {
         let median = f64::midpoint(at(last / 2), at(last.div_ceil(2)));
         Self { median, low: at(0), high: at(last) }
     }
-}
 
-/// A case in table and chart: for each measure, how much better Decklog was, and both sides.
-pub struct Row {
-    pub name: String,
-    /// Above 1: Decklog is better. Not finite where it is not measured.
-    pub better: Vec<Spread>,
-    sides: Vec<(Spread, Spread)>,
+    pub fn text(self, figure: impl Fn(f64) -> String) -> String {
+        let (median, low, high) = (figure(self.median), figure(self.low), figure(self.high));
+        if low == high { median } else { format!("{median} ({low} to {high})") }
+    }
 }
 
 fn number(value: &Value, pointer: &str) -> f64 {
     value.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN)
 }
 
-impl Row {
-    fn of(case: &Case) -> Self {
-        let (mut better, mut sides) = (Vec::new(), Vec::new());
-        for (_, pointer, more_is_better) in MEASURES {
-            let side = |values: &[Value]| Spread::of(values.iter().map(|value| number(value, pointer)));
-            let (etcd, decklog) = (side(&case.etcd), side(&case.decklog));
-            let ratio = |etcd: f64, decklog: f64| {
-                if more_is_better { decklog / etcd } else { etcd / decklog }
-            };
-            let pairs = case.etcd.iter().zip(&case.decklog);
-            better.push(match pointer {
-                TIME => Spread::of(std::iter::once(ratio(etcd.median, decklog.median))),
-                _ => Spread::of(
-                    pairs.map(|(etcd, decklog)| ratio(number(etcd, pointer), number(decklog, pointer))),
-                ),
-            });
-            sides.push((etcd, decklog));
-        }
-        Self { name: case.name.clone(), better, sides }
-    }
-
-    fn is_of_time(&self) -> bool {
-        self.better.last().is_some_and(|time| time.median.is_finite())
-    }
+/// A whole measurement.
+pub struct Report {
+    pub mode: Mode,
+    pub rounds: usize,
+    pub seconds: f64,
+    /// Puts per second of an open loop.
+    pub rate: f64,
+    /// Day and machine.
+    pub measured: String,
+    pub cases: Vec<Case>,
 }
 
 impl Report {
-    /// docs/benchmarks.json, or of several members docs/benchmarks-N-members.json.
-    fn path(members: usize, extension: &str) -> String {
-        match members {
-            1 => format!("{ROOT}/docs/benchmarks.{extension}"),
-            _ => format!("{ROOT}/docs/benchmarks-{members}-members.{extension}"),
-        }
-    }
-
     /// What was measured last.
     ///
     /// # Errors
     /// When it is not there or not whole.
-    pub fn read(members: usize) -> Result<Self, String> {
-        let path = Self::path(members, "json");
+    pub fn read(mode: Mode) -> Result<Self, String> {
+        let path = mode.path("json");
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         let whole: Value = serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -128,12 +155,20 @@ impl Report {
         let cases = cases.iter().map(|case| Case {
             name: word(&case["case"]),
             arguments: list(&case["arguments"]).iter().map(word).collect(),
+            unit: word(&case["unit"]),
+            at_most: case["at_most"].as_f64(),
             etcd: list(&case["etcd"]),
             decklog: list(&case["decklog"]),
         });
-        let rounds = whole["rounds"].as_u64().and_then(|rounds| usize::try_from(rounds).ok());
-        let rounds = rounds.ok_or_else(|| format!("{path}: how many rounds?"))?;
-        Ok(Self { members, rounds, seconds: word(&whole["seconds"]), cases: cases.collect() })
+        let field = |name: &str| whole[name].as_f64().ok_or_else(|| format!("{path} has no {name}"));
+        Ok(Self {
+            mode,
+            rounds: field("rounds")? as usize,
+            seconds: field("seconds")?,
+            rate: field("rate")?,
+            measured: word(&whole["measured"]),
+            cases: cases.collect(),
+        })
     }
 
     /// Writes figures and chart below docs.
@@ -141,98 +176,47 @@ impl Report {
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self) -> Result<(), String> {
-        let cases: Vec<Value> = self
-            .cases
-            .iter()
-            .map(|case| json!({"case": case.name, "arguments": case.arguments, "etcd": case.etcd, "decklog": case.decklog}))
-            .collect();
-        let whole =
-            json!({"members": self.members, "rounds": self.rounds, "seconds": self.seconds, "cases": cases});
+        let cases = self.cases.iter().map(|case| {
+            json!({
+                "case": case.name, "arguments": case.arguments, "unit": case.unit, "at_most": case.at_most,
+                "etcd": case.etcd, "decklog": case.decklog,
+            })
+        });
+        let cases: Vec<Value> = cases.collect();
+        let whole = json!({
+            "measured": self.measured, "rounds": self.rounds, "seconds": self.seconds, "rate": self.rate,
+            "cases": cases,
+        });
         let text = serde_json::to_string_pretty(&whole).map_err(|error| error.to_string())?;
-        write(&Self::path(self.members, "json"), &(text + "\n"))?;
-        write(&Self::path(self.members, "svg"), &chart::draw(&self.rows()))
+        write(&self.mode.path("json"), &(text + "\n"))?;
+        // Limits have no other side to be drawn against.
+        if self.mode == Mode::Limits {
+            return Ok(());
+        }
+        let rows: Vec<_> = self.cases.iter().map(table::Row::of).collect();
+        write(&self.mode.path("svg"), &chart::draw(&rows))
     }
 
-    /// Puts the table into the README, between the two comments that name it.
+    /// Puts the table where it belongs, and makes that of the goals again.
     ///
     /// # Errors
-    /// When they are not there, or the file cannot be written.
-    pub fn write_into_readme(&self) -> Result<(), String> {
-        let path = format!("{ROOT}/README.md");
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        let (begin, end) = (format!("<!-- measured: {} -->\n", self.members), "<!-- measured: end -->");
-        let (before, rest) = text.split_once(&begin).ok_or_else(|| format!("{path} has no {begin}"))?;
-        let (_, after) = rest.split_once(end).ok_or_else(|| format!("{path} has no {end}"))?;
-        write(&path, &format!("{before}{begin}\n{}\n{end}{after}", self.table()))
-    }
-
-    fn rows(&self) -> Vec<Row> {
-        self.cases.iter().map(Row::of).collect()
-    }
-
-    pub fn table(&self) -> String {
-        let rows = self.rows();
-        let mut text = format!(
-            "Median of {} rounds of {} s (smallest to largest); above 1, Decklog is better.\n\n\
-             | case | throughput | etcd, Decklog per s | p99 | etcd, Decklog us | CPU per operation | etcd, Decklog us |\n\
-             | --- | --- | --- | --- | --- | --- | --- |\n",
-            self.rounds, self.seconds
-        );
-        for row in rows.iter().filter(|row| !row.is_of_time()) {
-            text += &format!("| {} ", row.name);
-            for (spread, (etcd, decklog)) in row.better.iter().zip(&row.sides).take(3) {
-                // No latency of its own: an event is counted when it comes.
-                if spread.median.is_finite() {
-                    let Spread { median, low, high } = spread;
-                    let (etcd, decklog) = (figure(etcd.median), figure(decklog.median));
-                    text += &format!("| **{median:.2}** ({low:.2} to {high:.2}) | {etcd}, {decklog} ");
-                } else {
-                    text += "| | ";
-                }
-            }
-            text += "|\n";
-        }
-        text + &times(&rows) + &self.starts()
-    }
-
-    fn starts(&self) -> String {
-        let start = |pick: fn(&Case) -> &Vec<Value>| {
-            let values = self.cases.iter().flat_map(|case| pick(case).iter());
-            Spread::of(values.filter_map(|value| value["start_ms"].as_f64())).median
-        };
-        let (etcd, decklog) = (start(|case| &case.etcd), start(|case| &case.decklog));
-        let what = match self.members {
-            1 => "Start on an empty directory until it serves".to_owned(),
-            members => format!("Start of {members} members on empty directories until all serve"),
-        };
-        format!("\n{what}: etcd {etcd:.0} ms, Decklog {decklog:.0} ms (median).\n")
+    /// When there is no such place, or a file cannot be written.
+    pub fn write_tables(&self) -> Result<(), String> {
+        write_into(self.mode.place(), &table::of(self))?;
+        let reports = Mode::ALL.into_iter().filter(|mode| std::path::Path::new(&mode.path("json")).exists());
+        let reports: Vec<Self> = reports.map(Self::read).collect::<Result<_, _>>()?;
+        write_into(("docs/performance.md", "goals"), &goals::table(&reports))
     }
 }
 
-/// The table of what happens once.
-fn times(rows: &[Row]) -> String {
-    let rows: Vec<_> = rows.iter().filter(|row| row.is_of_time()).collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    let mut text = String::from("\n| once | time | etcd ms | Decklog ms |\n| --- | --- | --- | --- |\n");
-    for row in rows {
-        if let (Some(better), Some((etcd, decklog))) = (row.better.last(), row.sides.last()) {
-            let side = |Spread { median, low, high }: &Spread| format!("{median:.0} ({low:.0} to {high:.0})");
-            text += &format!(
-                "| {} | **{:.2}** | {} | {} |\n",
-                row.name,
-                better.median,
-                side(etcd),
-                side(decklog)
-            );
-        }
-    }
-    text
-}
-
-fn figure(number: f64) -> String {
-    if number >= 100.0 { format!("{number:.0}") } else { format!("{number:.1}") }
+/// Between the two comments that name the place.
+fn write_into((document, place): (&str, &str), table: &str) -> Result<(), String> {
+    let path = format!("{ROOT}/{document}");
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let (begin, end) = (format!("<!-- measured: {place} -->\n"), "<!-- measured: end -->");
+    let (before, rest) = text.split_once(&begin).ok_or_else(|| format!("{path} has no {begin}"))?;
+    let (_, after) = rest.split_once(end).ok_or_else(|| format!("{path} has no {end}"))?;
+    write(&path, &format!("{before}{begin}\n{table}\n{end}{after}"))
 }
 
 fn write(path: &str, text: &str) -> Result<(), String> {

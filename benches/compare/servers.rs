@@ -43,7 +43,7 @@ pub struct Member {
     program: String,
     args: Vec<String>,
     child: Option<Child>,
-    directory: PathBuf,
+    pub directory: PathBuf,
     client_port: u16,
     pub peer_url: String,
 }
@@ -120,12 +120,53 @@ impl Member {
         }
     }
 
+    /// With SIGTERM, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn terminate(&mut self) -> Result<(), String> {
+        let child = self.child.as_mut().ok_or("it was not started")?;
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .map_err(|error| error.to_string())?;
+        let began = Instant::now();
+        while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+            if began.elapsed() > LIMIT {
+                return Err(format!("{} does not end in time", self.program));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.child = None;
+        Ok(())
+    }
+
+    /// The sum of metrics without labels.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn metrics(&self, names: &[&str]) -> Result<f64, String> {
+        let text = get(self.client_port, "/metrics").map_err(|error| format!("metrics: {error}"))?;
+        let value = |name: &&str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(*name)?.strip_prefix(' '));
+            line.and_then(|value| value.trim().parse::<f64>().ok()).ok_or_else(|| format!("no metric {name}"))
+        };
+        names.iter().map(value).sum()
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.client_port)
     }
 
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn running(&self) -> Result<u32, String> {
+        self.pid().ok_or_else(|| format!("{} does not run", self.program))
     }
 
     /// # Errors
@@ -193,6 +234,12 @@ impl Cluster {
         Ok(member)
     }
 
+    /// # Errors
+    /// When it has no member.
+    pub fn first(&self) -> Result<&Member, String> {
+        self.members.first().ok_or_else(|| "a cluster without a member".to_owned())
+    }
+
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(Member::endpoint).collect()
     }
@@ -203,15 +250,17 @@ impl Cluster {
 }
 
 fn is_healthy(port: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""))
+    get(port, "/health").is_ok_and(|answer| answer.contains("\"health\":\"true\""))
+}
+
+/// What an HTTP server on loopback says.
+fn get(port: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 impl Drop for Member {

@@ -4,14 +4,16 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tonic::transport::Channel;
 
 use crate::client;
-use crate::load;
+use crate::load::Load;
+use crate::options::Options;
 use crate::report::Case;
-use crate::servers::{Cluster, Kind, Programs, order};
+use crate::servers::{Cluster, Programs, order};
 
 /// Of both. The last one is what kubeadm gives etcd: with etcd's own default of 100 000 a joining member would be sent the log.
-const FLAGS: &[&str] = &["--heartbeat-interval=100", "--election-timeout=1000", "--snapshot-count=10000"];
+pub const FLAGS: &[&str] = &["--heartbeat-interval=100", "--election-timeout=1000", "--snapshot-count=10000"];
 
 #[derive(Clone, Copy)]
 enum To {
@@ -44,43 +46,40 @@ const FAIL_OVER: &str = "leader killed, next accepted write";
 const LIMIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(5);
 
-pub struct Options {
-    pub rounds: usize,
-    pub seconds: String,
-    /// Leaders killed.
-    pub kills: usize,
-    /// In the store that a member joins.
-    pub keys: u64,
-}
-
 /// # Errors
 /// When a server does not do what it should, or the load tool fails.
 pub async fn measure(programs: &Programs, options: &Options) -> Result<Vec<Case>, String> {
-    let mut cases: Vec<Case> = CASES.iter().map(|(name, args, _)| Case::new(name, args)).collect();
+    let wanted: Vec<_> = CASES.iter().filter(|(name, _, _)| options.wants(name)).collect();
+    let mut cases: Vec<Case> = wanted.iter().map(|(name, args, _)| Case::new(name, args)).collect();
     for round in 0..options.rounds {
-        for (case, (name, args, to)) in cases.iter_mut().zip(CASES) {
+        for (case, (name, args, to)) in cases.iter_mut().zip(&wanted) {
             eprintln!("round {} of {}: {name}", round + 1, options.rounds);
             for kind in order(round) {
                 let cluster = Cluster::start(programs.of(kind), 3, FLAGS).await?;
                 let endpoints = targets(&cluster, *to).await?;
-                let tool = programs.of(Kind::Decklog);
-                case.add(kind, load::drive(&cluster, tool, args, (&options.seconds, &endpoints))?);
+                let load = Load::on(&cluster, &programs.decklog, args, &endpoints).seconds(options.seconds);
+                case.add(kind, load.run()?);
             }
         }
     }
-    let mut killed = Case::new(FAIL_OVER, &[]);
-    let mut joined = Case::new(&format!("new member, {} keys, in sync", options.keys), &[]);
+    let mut once = [
+        Case::once(FAIL_OVER, "ms"),
+        Case::once(&format!("new member, {} keys, in sync", options.keys), "ms"),
+    ];
     for kind in order(0) {
-        eprintln!("{kind:?}: {FAIL_OVER}");
-        for result in fail_over(programs.of(kind), options.kills).await? {
-            killed.add(kind, result);
-        }
-        eprintln!("{kind:?}: joining {} keys", options.keys);
-        for result in join(programs.of(kind), options).await? {
-            joined.add(kind, result);
+        for case in once.iter_mut().filter(|case| options.wants(&case.name)) {
+            eprintln!("{kind:?}: {}", case.name);
+            let program = programs.of(kind);
+            let times = match case.name.as_str() {
+                FAIL_OVER => fail_over(program, options.kills).await?,
+                _ => join(program, options).await?,
+            };
+            for took in times {
+                case.add(kind, milliseconds(took));
+            }
         }
     }
-    cases.extend([killed, joined]);
+    cases.extend(once.into_iter().filter(|case| options.wants(&case.name)));
     Ok(cases)
 }
 
@@ -94,12 +93,12 @@ async fn targets(cluster: &Cluster, to: To) -> Result<Vec<String>, String> {
     })
 }
 
-fn time(took: Duration) -> Value {
-    json!({"time_ms": took.as_secs_f64() * 1e3})
+fn milliseconds(took: Duration) -> Value {
+    json!({"once": took.as_secs_f64() * 1e3})
 }
 
 /// The leader is killed, started again, and so on.
-async fn fail_over(program: &str, kills: usize) -> Result<Vec<Value>, String> {
+async fn fail_over(program: &str, kills: usize) -> Result<Vec<Duration>, String> {
     let mut cluster = Cluster::start(program, 3, FLAGS).await?;
     let mut results = Vec::new();
     for _ in 0..kills {
@@ -115,39 +114,49 @@ async fn fail_over(program: &str, kills: usize) -> Result<Vec<Value>, String> {
         let began = Instant::now();
         cluster.members[leader].kill();
         client::first_accepted(&channels).await?;
-        results.push(time(began.elapsed()));
+        results.push(began.elapsed());
         cluster.members[leader].launch()?;
         cluster.members[leader].wait_until_healthy().await?;
     }
     Ok(results)
 }
 
-/// A learner joins from nothing and is removed again, once per round.
-async fn join(program: &str, options: &Options) -> Result<Vec<Value>, String> {
+async fn join(program: &str, options: &Options) -> Result<Vec<Duration>, String> {
     let cluster = Cluster::start(program, 3, FLAGS).await?;
-    let endpoints = cluster.endpoints();
-    let leader = client::channel(&endpoints[client::leader(&endpoints).await?])?;
-    let revision = client::fill(&leader, options.keys).await?;
+    let leader = leader_of(&cluster).await?;
+    client::fill(&leader, options.keys).await?;
     let mut results = Vec::new();
     for _ in 0..options.rounds {
-        let mut newcomer = cluster.newcomer()?;
-        let id = client::add_learner(&leader, &newcomer.peer_url).await?;
-        let channel = client::channel(&newcomer.endpoint())?;
-        let began = Instant::now();
-        newcomer.launch()?;
-        while client::revision(&channel).await < Some(revision) {
-            newcomer.check_runs()?;
-            if began.elapsed() > LIMIT {
-                return Err(format!("{program}: the new member is not in sync in time"));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        results.push(time(began.elapsed()));
-        let count = client::count(&channel).await?;
-        if count != options.keys {
-            return Err(format!("{program}: the new member has {count} of {} keys", options.keys));
-        }
-        client::remove(&leader, id).await?;
+        results.push(join_once(&cluster, &leader, options.keys).await?);
     }
     Ok(results)
+}
+
+pub async fn leader_of(cluster: &Cluster) -> Result<Channel, String> {
+    let endpoints = cluster.endpoints();
+    client::channel(&endpoints[client::leader(&endpoints).await?])
+}
+
+/// A learner joins a store of so many keys from nothing, until it is where the leader was when it began, and is removed again.
+pub async fn join_once(cluster: &Cluster, leader: &Channel, keys: u64) -> Result<Duration, String> {
+    let revision = client::known_revision(leader).await?;
+    let mut newcomer = cluster.newcomer()?;
+    let id = client::add_learner(leader, &newcomer.peer_url).await?;
+    let channel = client::channel(&newcomer.endpoint())?;
+    let began = Instant::now();
+    newcomer.launch()?;
+    while client::revision(&channel).await < Some(revision) {
+        newcomer.check_runs()?;
+        if began.elapsed() > LIMIT {
+            return Err("the new member is not in sync in time".to_owned());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let took = began.elapsed();
+    let count = client::count(&channel).await?;
+    if count != keys {
+        return Err(format!("the new member has {count} of {keys} keys"));
+    }
+    client::remove(leader, id).await?;
+    Ok(took)
 }

@@ -25,6 +25,8 @@ const MIXED_PUT_EVERY: u32 = 5;
 pub struct Requests {
     case: Case,
     serializable: bool,
+    count_only: bool,
+    limit: u64,
     key_size: usize,
     keys: u64,
     value: Bytes,
@@ -39,8 +41,14 @@ impl Requests {
         Self {
             case: options.case,
             serializable: options.serializable,
+            count_only: options.count_only,
+            limit: options.limit,
             key_size: options.key_size,
-            keys: options.keys.max(1),
+            keys: match options.case {
+                Case::WatchFanout | Case::WatchLatency => 1,
+                Case::WatchKeys => options.clients.max(1) as u64,
+                _ => options.keys.max(1),
+            },
             value: value.into(),
             random,
         }
@@ -53,7 +61,7 @@ impl Requests {
             Case::Range => (RANGE, self.range(number)),
             Case::TxnPut => (TXN, self.txn(number)),
             Case::Mixed if !self.random.random_ratio(1, MIXED_PUT_EVERY) => (RANGE, self.range(number)),
-            Case::RangeMany => (RANGE, self.range_all()),
+            Case::RangeMany => (RANGE, self.range_many()),
             _ => (PUT, self.put(number)),
         }
     }
@@ -66,11 +74,9 @@ impl Requests {
     }
 
     pub fn put(&self, number: u64) -> Bytes {
-        self.put_value(number, self.value.clone())
-    }
-
-    pub fn put_value(&self, number: u64, value: Bytes) -> Bytes {
-        pb::PutRequest { key: self.key(number), value, ..Default::default() }.encode_to_vec().into()
+        let request =
+            pb::PutRequest { key: self.key(number), value: self.value.clone(), ..Default::default() };
+        request.encode_to_vec().into()
     }
 
     fn range(&self, number: u64) -> Bytes {
@@ -79,11 +85,20 @@ impl Requests {
         request.encode_to_vec().into()
     }
 
-    fn range_all(&self) -> Bytes {
+    fn range_many(&mut self) -> Bytes {
+        let key = match self.limit {
+            0 => Bytes::from_static(PREFIX),
+            limit => {
+                let first = self.random.random_range(0..=self.keys.saturating_sub(limit));
+                self.key(first)
+            }
+        };
         let request = pb::RangeRequest {
-            key: Bytes::from_static(PREFIX),
+            key,
             range_end: Bytes::from_static(b"bench0"),
+            limit: i64::try_from(self.limit).unwrap_or(i64::MAX),
             serializable: self.serializable,
+            count_only: self.count_only,
             ..Default::default()
         };
         request.encode_to_vec().into()
@@ -105,9 +120,9 @@ impl Requests {
             .into()
     }
 
-    /// Watches the one key that the watch cases put.
-    pub fn watch(&self) -> Bytes {
-        let create = pb::WatchCreateRequest { key: self.key(0), ..Default::default() };
+    /// Watches a key.
+    pub fn watch(&self, number: u64) -> Bytes {
+        let create = pb::WatchCreateRequest { key: self.key(number), ..Default::default() };
         let union = pb::watch_request::RequestUnion::CreateRequest(create);
         pb::WatchRequest { request_union: Some(union) }.encode_to_vec().into()
     }

@@ -9,6 +9,7 @@ mod servers;
 mod until;
 
 mod auto_compaction;
+mod bench;
 mod captured;
 mod containers;
 mod etcdctl;
