@@ -28,6 +28,8 @@ const JUDGED_AT_ONCE: usize = 3;
 const CUTS: usize = 200;
 /// Every so many cuts, the recovery behind it is cut, too: in each of its syncs.
 const RECOVERY_CUT_EVERY: usize = 20;
+/// After so many starts it says how far it is: all cuts take a quarter of an hour and more.
+const SAID_EVERY: usize = 500;
 /// After so many cuts that were not survived, the rest is spared.
 const MAX_WRONG: usize = 5;
 const COURSES: [Course; 5] = [
@@ -224,7 +226,12 @@ async fn power_cut_at_every_sync_point() {
         let next = left.recv().await;
         if judges.len() >= JUDGED_AT_ONCE || next.is_none() {
             match judges.join_next().await {
-                Some(Ok(count)) => judged += count,
+                Some(Ok(count)) => {
+                    if (judged + count) / SAID_EVERY > judged / SAID_EVERY {
+                        println!("{} starts judged in {:?}", judged + count, began.elapsed());
+                    }
+                    judged += count;
+                }
                 Some(Err(_panicked)) => wrong += 1,
                 None => break,
             }
