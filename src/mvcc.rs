@@ -22,7 +22,7 @@ pub use compare::{Readable, all_hold};
 pub use hash::HashKv;
 pub use range::{KeyRange, RangeAnswer, RangeCursor};
 pub use read::{Reader, Snapshot, Tail};
-pub use recover::{Attachment, Recovered};
+pub use recover::{Attachment, Recovered, Recovery};
 pub use txn::{TxnPath, range_response, read_txn};
 pub use whole::{Pin, Slice};
 pub use write::{Keyspace, Operations, Publication, Write};

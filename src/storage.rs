@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub use memory::MemoryStore;
 pub use panics::are_caught_here as panics_are_caught_here;
 use panics::{guarded, guarded_open};
-pub use sled::{SledOptions, SledStore};
+pub use sled::{SledOptions, SledStore, VisitChange};
 
 use crate::ids::{FullRevision, LogPosition, Revision};
 

@@ -42,20 +42,77 @@ impl Keyspace {
     /// # Errors
     /// Faults of the disk, damaged pairs.
     pub fn recover(store: Arc<dyn Store>) -> Result<Recovered, Error> {
+        let mut recovery = Recovery::default();
+        let end = FullRevision::start_of(Revision(MAX_REVISION));
+        store.scan(FullRevision::default(), end, &mut |stored| {
+            recovery.add(stored);
+            if recovery.failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        recovery.finish(store)
+    }
+}
+
+/// The index of a key space as it comes about from a store's changes.
+#[derive(Default)]
+pub struct Recovery {
+    tree: Tree,
+    leases: HashMap<Bytes, LeaseId>,
+    last: FullRevision,
+    failed: Option<Error>,
+}
+
+impl Recovery {
+    /// The next change, in order. What is wrong with it, `finish` says.
+    pub fn add(&mut self, stored: &StoredChange) {
+        if self.failed.is_none() {
+            self.failed = self.try_add(stored).err();
+        }
+    }
+
+    fn try_add(&mut self, stored: &StoredChange) -> Result<(), Error> {
+        let pair = decode(stored)?;
+        check(stored, &pair)?;
+        self.last = stored.at;
+        if stored.tombstone {
+            self.tree.push(&pair.key, Version::tombstone(stored.at));
+            self.leases.remove(&pair.key);
+            return Ok(());
+        }
+        let created = Revision(pair.create_revision);
+        self.tree.push(&pair.key, Version { modified: stored.at, created, version: pair.version });
+        if pair.lease == 0 {
+            self.leases.remove(&pair.key);
+        } else {
+            // A copy: a slice would keep the whole block of the store in memory.
+            self.leases.insert(Bytes::copy_from_slice(&pair.key), LeaseId(pair.lease));
+        }
+        Ok(())
+    }
+
+    /// The key space, when every change of the store has been added.
+    ///
+    /// # Errors
+    /// Faults of the disk, damaged pairs.
+    pub fn finish(self, store: Arc<dyn Store>) -> Result<Recovered, Error> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
         let meta: HashMap<Bytes, Bytes> = store.table(Table::Meta)?.into_iter().collect();
         let scheduled = revision_row(&meta, COMPACT_SCHEDULED)?;
         let finished = revision_row(&meta, COMPACT_FINISHED)?;
         let revision = revision_row(&meta, REVISION)?.unwrap_or(Revision(1));
         let compacted = scheduled.unwrap_or(Revision(-1));
-        if compacted > revision {
-            let detail = format!("compacted at {compacted}, but only at revision {revision}");
-            return Err(storage::Error::Damaged { place: "the meta table".to_owned(), detail }.into());
+        let last = self.last.main;
+        for (named, what) in [(compacted, "compacted"), (last, "changed")] {
+            if named > revision {
+                let detail = format!("{what} at {named}, but only at revision {revision}");
+                return Err(storage::Error::Damaged { place: "the meta table".to_owned(), detail }.into());
+            }
         }
-        let pairs = Arc::new(Pairs { tail: Tail::default(), store: store.clone() });
-        let mut view = View { revision, compacted, tree: Tree::default(), pairs };
-        let attachments = rebuild(&mut view, &*store)?;
+        let pairs = Arc::new(Pairs { tail: Tail::default(), store });
+        let view = View { revision, compacted, tree: self.tree, pairs };
         let shared = Shared { view: ArcSwap::from_pointee(view.clone()), pins: Arc::default() };
-        let keyspace = Self {
+        let keyspace = Keyspace {
             prune_from: scheduled.map(|_| Vec::new()),
             view,
             shared: Arc::new(Root::new(shared)),
@@ -64,46 +121,11 @@ impl Keyspace {
             tables: Vec::new(),
             operations: Operations::default(),
         };
+        let leases = self.leases.into_iter();
+        let mut attachments: Vec<_> = leases.map(|(key, lease)| Attachment { key, lease }).collect();
+        attachments.sort_by(|left, right| left.key.cmp(&right.key));
         Ok(Recovered { keyspace, attachments, compaction_is_open: scheduled > finished })
     }
-}
-
-fn rebuild(view: &mut View, store: &dyn Store) -> Result<Vec<Attachment>, Error> {
-    let mut leases: HashMap<Bytes, LeaseId> = HashMap::new();
-    let mut failed = None;
-    let end = FullRevision::start_of(Revision(view.revision.0 + 1));
-    store.scan(FullRevision::default(), end, &mut |stored| match add(view, &mut leases, stored) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let mut attachments: Vec<_> = leases.into_iter().map(|(key, lease)| Attachment { key, lease }).collect();
-    attachments.sort_by(|left, right| left.key.cmp(&right.key));
-    Ok(attachments)
-}
-
-fn add(view: &mut View, leases: &mut HashMap<Bytes, LeaseId>, stored: &StoredChange) -> Result<(), Error> {
-    let pair = decode(stored)?;
-    check(stored, &pair)?;
-    if stored.tombstone {
-        view.tree.push(&pair.key, Version::tombstone(stored.at));
-        leases.remove(&pair.key);
-        return Ok(());
-    }
-    let created = Revision(pair.create_revision);
-    view.tree.push(&pair.key, Version { modified: stored.at, created, version: pair.version });
-    if pair.lease == 0 {
-        leases.remove(&pair.key);
-    } else {
-        // A copy: a slice would keep the whole block of the store in memory.
-        leases.insert(Bytes::copy_from_slice(&pair.key), LeaseId(pair.lease));
-    }
-    Ok(())
 }
 
 /// A pair is of the revision that it stands at, and its counts are ones that a key can have there.

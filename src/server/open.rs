@@ -17,7 +17,7 @@ use crate::ids::{LogIndex, LogPosition, MemberId};
 use crate::lease::Leases;
 use crate::members::{Members, Membership};
 use crate::metrics::Metrics;
-use crate::mvcc::{Keyspace, Recovered};
+use crate::mvcc::{Keyspace, Recovered, Recovery};
 use crate::snapshot::Importer;
 use crate::storage::disk::RealDisk;
 use crate::storage::wal::{HardState, Owner, Wal, WalContent, WalOptions};
@@ -128,8 +128,11 @@ impl OpenedLog {
     /// `Store`, `StoreBehind`, `Keyspace`, `Removed`.
     pub fn open_store(&mut self) -> Result<OpenedStore, Error> {
         let place = self.data_dir.store();
-        let store: Arc<dyn Store> =
-            Arc::new(SledStore::open_after(&place, &SledOptions::default(), self.content.begins_after)?);
+        let (options, begins_after) = (SledOptions::default(), self.content.begins_after);
+        let mut recovery = Recovery::default();
+        let store =
+            SledStore::open_after(&place, &options, begins_after, &mut |change| recovery.add(change))?;
+        let store: Arc<dyn Store> = Arc::new(store);
         if let Some(initial) = self.data_dir.initial() {
             bootstrap(&membership_of(initial), &mut self.wal, &mut self.content, &*store)?;
         }
@@ -140,7 +143,7 @@ impl OpenedLog {
             let path = place.display().to_string();
             return Err(Error::StoreBehind { path, applied, first: LogIndex(needed.at_least.0 + 1) });
         }
-        let recovered = Keyspace::recover(store.clone())?;
+        let recovered = recovery.finish(store.clone())?;
         let leases = Leases::recover(&*store, &recovered.attachments)?;
         let alarms = Alarms::recover(&*store)?;
         let membership = Membership::of_store(&*store)?;

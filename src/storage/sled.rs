@@ -56,6 +56,9 @@ impl Default for SledOptions {
     }
 }
 
+/// What is done with each change of a store that is opened.
+pub type VisitChange<'a> = dyn FnMut(&StoredChange) + 'a;
+
 #[derive(Clone)]
 struct BlockWeight;
 
@@ -83,33 +86,52 @@ impl SledStore {
     /// # Errors
     /// `Damaged`, `Locked`; faults of the disk.
     pub fn open(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
-        Self::over(directory, Engine::open(directory, options.engine_cache_bytes)?, options)
+        let engine = Engine::open(directory, options.engine_cache_bytes)?;
+        Self::over(directory, engine, options, None)
     }
 
-    fn over(directory: &Path, engine: Engine, options: &SledOptions) -> Result<Self, Error> {
-        let applied = match engine.get(rows::APPLIED)? {
-            Some(row) => in_store(directory, rows::decode_applied(&row))?,
-            // The engine has checked that it is there.
-            None => Applied::default(),
-        };
-        let mut index = BTreeSet::new();
-        engine.scan(rows::BLOCK_PREFIX, &mut |key, _| {
-            index.insert(in_store(directory, rows::block_first(key))?);
-            Ok(())
-        })?;
+    /// `visit` gets every change, in order: all pages are read here anyway, for the index of blocks.
+    fn over(
+        directory: &Path,
+        engine: Engine,
+        options: &SledOptions,
+        visit: Option<&mut VisitChange<'_>>,
+    ) -> Result<Self, Error> {
+        let applied = applied_of(directory, &engine)?;
         let items = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX) / BLOCK_BYTES;
         let store = Self {
             directory: directory.to_owned(),
             cache: Cache::with_weighter(items, options.cache_bytes, BlockWeight),
-            index: RwLock::new(index),
+            index: RwLock::default(),
             writer: Mutex::default(),
             in_use: AtomicU64::new(applied.in_use),
             on_disk: AtomicU64::new(engine.size_on_disk()),
             engine,
         };
+        let index = store.read_index(visit)?;
+        *store.index.write() = index;
         let (open, open_bytes) = store.last_block()?;
         store.writer.lock().standing = Standing { applied, open, open_bytes };
         Ok(store)
+    }
+
+    fn read_index(&self, mut visit: Option<&mut VisitChange<'_>>) -> Result<BTreeSet<FullRevision>, Error> {
+        let mut firsts = Vec::new();
+        self.engine.scan(rows::BLOCK_PREFIX, &mut |key, row| {
+            let first = in_store(&self.directory, rows::block_first(key))?;
+            firsts.push(first);
+            let Some(visit) = &mut visit else {
+                return Ok(());
+            };
+            let block = in_store(&self.directory, Block::decode(first, row))?;
+            for place in 0..block.len() {
+                if let Some(change) = self.change(&block, place)? {
+                    visit(&change);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(firsts.into_iter().collect())
     }
 
     /// The changes of the newest block and its size, unless it is full.
@@ -442,6 +464,15 @@ impl Store for SledStore {
             self.on_disk.store(self.engine.size_on_disk(), Ordering::Release);
         }
         Ok(more)
+    }
+}
+
+/// Which entry the database of a store stands for.
+fn applied_of(directory: &Path, engine: &Engine) -> Result<Applied, Error> {
+    match engine.get(rows::APPLIED)? {
+        Some(row) => in_store(directory, rows::decode_applied(&row)),
+        // The engine has checked that it is there.
+        None => Ok(Applied::default()),
     }
 }
 

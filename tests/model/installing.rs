@@ -69,7 +69,7 @@ fn pieces_of(entries: u64, length: usize) -> Vec<Bytes> {
 fn start(directory: &Path, begins_after: Option<LogPosition>) -> Result<SledStore, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        match SledStore::open_after(directory, &SMALL, begins_after) {
+        match SledStore::open_after(directory, &SMALL, begins_after, &mut |_| ()) {
             Err(StoreError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
             opened => return opened,
         }

@@ -70,15 +70,25 @@ impl Place {
 
 const SMALL: SledOptions = SledOptions { cache_bytes: 1 << 20, engine_cache_bytes: 1 << 20 };
 
-/// sled lets go of its lock some time after the last handle is dropped.
+/// sled lets go of its lock some time after the last handle is dropped. What is told while it opens is what a scan finds.
 fn open_sled(directory: &Path, begins_after: Option<LogPosition>) -> SledStore {
     let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        match SledStore::open_after(directory, &SMALL, begins_after) {
+    let (mut told, mut scanned) = (Vec::new(), Vec::new());
+    let store = loop {
+        match SledStore::open_after(directory, &SMALL, begins_after, &mut |change| told.push(change.clone()))
+        {
             Err(Error::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
-            opened => return opened.expect("opened"),
+            opened => break opened.expect("opened"),
         }
-    }
+    };
+    let end = FullRevision::start_of(Revision(i64::MAX));
+    let scan = store.scan(FullRevision::default(), end, &mut |change| {
+        scanned.push(change.clone());
+        ControlFlow::Continue(())
+    });
+    scan.expect("scanned");
+    assert_eq!(told, scanned);
+    store
 }
 
 /// What runs between two restarts.

@@ -9,9 +9,8 @@ use super::super::disk::of_io;
 use super::current::{database, number_of, read_current, remove_others, write_current};
 use super::database::Live;
 use super::engine::{Engine, create_database, open_again};
-use super::{SledOptions, SledStore};
+use super::{SledOptions, SledStore, VisitChange, applied_of};
 use crate::ids::LogPosition;
-use crate::storage::Store;
 
 /// Databases of so many numbers are a generation: copies of each other, made by defragmentations. A received state begins
 /// the next, so that it is never taken for a copy.
@@ -78,12 +77,13 @@ impl SledStore {
     /// # Errors
     /// Faults of the disk.
     pub fn begin_beside(directory: &Path, options: &SledOptions) -> Result<Self, Error> {
-        Self::over(directory, Engine::begin_beside(directory, options.engine_cache_bytes)?, options)
+        let engine = Engine::begin_beside(directory, options.engine_cache_bytes)?;
+        Self::over(directory, engine, options, None)
     }
 
     /// Opens the store of a directory under a log that begins after an entry because a received state holds what was
     /// before it. Was the process stopped before that state was in its place, it is put there; a state that the log knows
-    /// nothing of is removed.
+    /// nothing of is removed. `visit` gets every change of the store that is opened, in order.
     ///
     /// # Errors
     /// `Damaged`, also when the state that the log counts on is not there; `Locked`; faults of the disk.
@@ -91,12 +91,13 @@ impl SledStore {
         directory: &Path,
         options: &SledOptions,
         begins_after: Option<LogPosition>,
+        visit: &mut VisitChange<'_>,
     ) -> Result<Self, Error> {
-        let live = Self::open(directory, options)?;
-        let stands_for = live.applied();
+        let live = Engine::open(directory, options.engine_cache_bytes)?;
+        let stands_for = applied_of(directory, &live)?.position;
         let Some(begin) = begins_after.filter(|begin| stands_for.index < begin.index) else {
             remove_beside(directory, live_number(directory)?)?;
-            return Ok(live);
+            return Self::over(directory, live, options, Some(visit));
         };
         let missing = |found: &str| {
             let (begin, stands_for) = (begin.index, stands_for.index);
@@ -109,11 +110,12 @@ impl SledStore {
         let Some(engine) = Engine::reopen_beside(directory, options.engine_cache_bytes)? else {
             return Err(missing("what was received is not there"));
         };
-        let received = Self::over(directory, engine, options)?;
-        if received.applied() != begin {
-            return Err(missing(&format!("what was received stands for entry {}", received.applied().index)));
+        let applied = applied_of(directory, &engine)?.position;
+        if applied != begin {
+            return Err(missing(&format!("what was received stands for entry {}", applied.index)));
         }
-        received.take_place()?;
+        let received = Self::over(directory, engine, options, Some(visit))?;
+        received.engine.take_place()?;
         tracing::info!(index = begin.index.0, "a received state was put in the place of the store");
         Ok(received)
     }
