@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::busy::Busy;
 use crate::client;
+use crate::echo::EchoServer;
 use crate::load::Load;
 use crate::options::Options;
 use crate::report::Case;
@@ -148,8 +149,8 @@ impl Limits<'_> {
         for _ in 0..self.options.rounds {
             let cpu = |cluster: &Cluster, args: &[&str]| {
                 let args = [&["range-many", "--clients", "1", "--connections", "1"], args].concat();
-                let result = Load::new(cluster, self.tool, &args).seconds(self.options.seconds).run()?;
-                result["server_cpu_us_per_operation"].as_f64().ok_or_else(|| "no CPU time".to_owned())
+                let load = Load::new(cluster, self.tool, &args).seconds(self.options.seconds);
+                load.run().and_then(|result| cpu_per_operation(&result))
             };
             let count = cpu(cluster, &["--keys", &keys, "--count-only"])?;
             let page = cpu(cluster, &["--keys", &keys, "--limit", "500"])?;
@@ -209,15 +210,16 @@ impl Limits<'_> {
     }
 
     async fn many(&mut self) -> Result<(), String> {
+        const PUTS: [&str; 5] = ["put", "--clients", "1000", "--connections", "100"];
         for _ in 0..self.options.rounds {
             let cluster = self.fresh().await?;
             let member = cluster.first()?;
             let channel = client::channel(&member.endpoint())?;
             let mut at = Vec::new();
             let mut result = Value::Null;
-            for args in [None, Some(["put", "--clients", "1000", "--connections", "100"])] {
-                if let Some(args) = args {
-                    result = Load::new(&cluster, self.tool, &args).seconds(self.options.seconds).run()?;
+            for load in [None, Some(Load::new(&cluster, self.tool, &PUTS))] {
+                if let Some(load) = load {
+                    result = load.seconds(self.options.seconds).run()?;
                 }
                 let revision = client::known_revision(&channel).await?;
                 at.push((member.metrics(&LOG_AND_STORE)?, revision as f64));
@@ -226,6 +228,13 @@ impl Limits<'_> {
             let switches = result["server_context_switches_per_operation"].as_f64().unwrap_or(f64::NAN);
             self.found("flushes of log and store per put, 1000 clients", ("", 0.05), syncs);
             self.found("context switches per put, 1000 clients", ("", 2.0), switches);
+            self.found("put, 1000 clients, CPU", ("us", f64::NAN), cpu_per_operation(&result)?);
+            drop(cluster);
+            let echo = EchoServer::start()?;
+            let load = Load::of(self.tool, &PUTS, std::slice::from_ref(&echo.endpoint), &[echo.pid()]);
+            let result = load.seconds(self.options.seconds).run()?;
+            let name = "tonic alone, which answers such a put with nothing, CPU";
+            self.found(name, ("us", f64::NAN), cpu_per_operation(&result)?);
         }
         Ok(())
     }
@@ -255,6 +264,10 @@ impl Limits<'_> {
         self.found("4 Mi keys x 1 KiB: restart, CPU", ("ms", 10_000.0), cpu);
         Ok(())
     }
+}
+
+fn cpu_per_operation(result: &Value) -> Result<f64, String> {
+    result["server_cpu_us_per_operation"].as_f64().ok_or_else(|| "no CPU time".to_owned())
 }
 
 fn p99(result: &Value) -> f64 {

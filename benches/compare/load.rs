@@ -27,18 +27,24 @@ impl Load {
 
     /// A case of the load tool, on some members; CPU is that of all.
     pub fn on(cluster: &Cluster, tool: &str, args: &[&str], endpoints: &[String]) -> Self {
+        let start_ms = cluster.started_in.as_secs_f64() * 1e3;
+        Self { start_ms, ..Self::of(tool, args, endpoints, &cluster.pids()) }
+    }
+
+    /// A case of the load tool on any servers, and whose CPU counts.
+    pub fn of(tool: &str, args: &[&str], endpoints: &[String], pids: &[u32]) -> Self {
         let mut command = Command::new(tool);
         command.arg("bench").args(args).arg("--json");
         for endpoint in endpoints {
             command.args(["--endpoint", endpoint]);
         }
-        for pid in cluster.pids() {
+        for pid in pids {
             command.args(["--pid", &pid.to_string()]);
         }
         // On a terminal the tool shows how far it is.
         let errors = if std::io::stderr().is_terminal() { Stdio::inherit() } else { Stdio::piped() };
         command.stdout(Stdio::piped()).stderr(errors);
-        Self { command, args: args.join(" "), start_ms: cluster.started_in.as_secs_f64() * 1e3 }
+        Self { command, args: args.join(" "), start_ms: f64::NAN }
     }
 
     #[must_use]

@@ -10,6 +10,7 @@ mod alone;
 mod busy;
 mod chart;
 mod client;
+mod echo;
 mod goals;
 mod limits;
 mod load;
@@ -28,13 +29,18 @@ use options::Options;
 use report::{Mode, Report};
 use servers::Programs;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let done = match Options::parse() {
-        Ok(options) => run(options).await,
-        Err(error) => Err(error),
-    };
-    match done {
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|arg| arg == echo::FLAG) {
+        return ended(echo::serve());
+    }
+    ended(Options::parse().and_then(|options| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| error.to_string())?.block_on(run(options))
+    }))
+}
+
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("compare: {error}");
