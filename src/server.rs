@@ -19,6 +19,7 @@ mod sniff;
 mod stages;
 mod stop;
 mod tuning;
+mod unary;
 mod until;
 
 use std::io;
@@ -32,6 +33,7 @@ pub use open::bootstrap;
 use places::Places;
 pub use stop::{Ended, Running};
 pub use tuning::persist_metrics;
+pub use unary::{Unary, call as plain_call};
 
 /// Why the server cannot start or go on. One line that says what and where.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,7 +20,7 @@ use crate::metrics::{Metrics, Rpc};
 use crate::rpc::ClientError;
 
 /// A gRPC message begins with one byte of flags and four of length.
-const PREFIX_BYTES: usize = 5;
+pub const PREFIX_BYTES: usize = 5;
 
 /// Messages that begin in a piece, their bytes without what frames them, and the largest.
 #[derive(Default)]
@@ -148,7 +149,17 @@ impl Answered {
 
 /// A response's body.
 pub enum ResponseBody {
-    Grpc { inner: tonic::body::Body, framing: FramingState, answered: Option<Answered>, ends: Vec<End> },
+    Grpc {
+        inner: tonic::body::Body,
+        framing: FramingState,
+        answered: Option<Answered>,
+        ends: Vec<End>,
+    },
+    /// One message, framed, and that all is well.
+    Unary {
+        message: Bytes,
+        answered: Option<Answered>,
+    },
     Http(Full<Bytes>),
 }
 
@@ -171,6 +182,13 @@ impl ResponseBody {
         }
         let (framing, answered) = (FramingState::default(), (!ended).then_some(answered));
         Self::Grpc { inner, framing, answered, ends: Vec::new() }
+    }
+
+    /// An answer that is one message, framed.
+    pub fn of_message(message: Bytes, answered: Answered) -> http::Response<Self> {
+        let mut response = http::Response::new(Self::Unary { message, answered: Some(answered) });
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
     }
 
     pub fn of_http(answer: http::Response<Full<Bytes>>) -> http::Response<Self> {
@@ -201,6 +219,20 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Http(full) => Pin::new(full).poll_frame(context).map_err(Into::into),
+            Self::Unary { message, answered } => {
+                let frame = answered.as_ref().map(|open| match std::mem::take(message) {
+                    message if message.is_empty() => Frame::trailers(all_is_well(open)),
+                    message => {
+                        open.rpc.sent.inc();
+                        open.metrics.sent_bytes.inc_by((message.len() - PREFIX_BYTES) as u64);
+                        Frame::data(message)
+                    }
+                });
+                if frame.as_ref().is_some_and(Frame::is_trailers) {
+                    *answered = None;
+                }
+                Poll::Ready(frame.map(Ok))
+            }
             Self::Grpc { inner, framing, answered, ends } => {
                 let come =
                     ends.iter_mut().find_map(|end| end.until.poll(context).is_ready().then_some(end.says));
@@ -233,6 +265,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http(full) => full.is_end_stream(),
+            Self::Unary { answered, .. } => answered.is_none(),
             Self::Grpc { inner, .. } => inner.is_end_stream(),
         }
     }
@@ -240,6 +273,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http(full) => full.size_hint(),
+            Self::Unary { .. } => SizeHint::default(),
             Self::Grpc { inner, .. } => inner.size_hint(),
         }
     }
@@ -254,6 +288,12 @@ fn is_good_end<E>(frame: Option<&Result<Frame<Bytes>, E>>) -> bool {
         }
         Some(Err(_)) => false,
     }
+}
+
+/// The trailers of an answer that ended well.
+fn all_is_well(open: &Answered) -> HeaderMap {
+    open.ended_with(Code::Ok);
+    HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))])
 }
 
 /// Ends an answer; these are its trailers.
@@ -273,7 +313,7 @@ fn cut_off(inner: &mut tonic::body::Body, answered: &mut Option<Answered>, says:
 impl Drop for ResponseBody {
     /// The client went away before the end.
     fn drop(&mut self) {
-        if let Self::Grpc { answered: Some(open), .. } = self {
+        if let Self::Grpc { answered: Some(open), .. } | Self::Unary { answered: Some(open), .. } = self {
             open.ended_with(Code::Cancelled);
         }
     }

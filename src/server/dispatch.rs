@@ -15,6 +15,7 @@ use super::body::{Answered, RequestBody, ResponseBody};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
 use super::peer_http::PeerEndpoints;
+use super::unary::{self, Unary};
 use super::until::Until;
 use crate::consensus::Handle;
 use crate::ids::MemberId;
@@ -43,6 +44,8 @@ const MAX_CLIENT_VERSIONS: usize = 32;
 /// Everything that answers gRPC. Cheap to clone.
 #[derive(Clone)]
 pub struct Services {
+    /// For the calls that need no tonic.
+    pub plain_kv: Arc<rpc::KvService>,
     pub kv: KvServer<rpc::KvService>,
     pub watch: WatchServer<rpc::WatchService>,
     pub lease: LeaseServer<rpc::LeaseService>,
@@ -68,8 +71,10 @@ impl Services {
     /// Messages are limited where they are framed, with the text of Go's gRPC.
     pub fn new(parts: ServiceParts) -> Self {
         let ServiceParts { kv, watch, lease, cluster, maintenance, auth } = parts;
+        let plain_kv = Arc::new(kv);
         Self {
-            kv: KvServer::new(kv).max_decoding_message_size(usize::MAX),
+            kv: KvServer::from_arc(plain_kv.clone()).max_decoding_message_size(usize::MAX),
+            plain_kv,
             watch: WatchServer::new(watch).max_decoding_message_size(usize::MAX),
             lease: LeaseServer::new(lease),
             cluster: ClusterServer::new(cluster),
@@ -175,8 +180,16 @@ impl Dispatcher {
             for (end, _) in &ends {
                 body.end_when(Until::new(end.clone()));
             }
-            tonic::body::Body::new(body)
+            body
         });
+        let request = match unary::call(&self.services.plain_kv, request).await {
+            Unary::NotPlain(request) => request.map(tonic::body::Body::new),
+            Unary::Answered(Ok(message)) => return ResponseBody::of_message(message, answered),
+            Unary::Answered(Err(status)) => {
+                answered.ended_with(status.code());
+                return self.refuse(&status);
+            }
+        };
         let response = self.call_service(rpc.service, request).await;
         let (parts, body) = response.into_parts();
         let mut body = ResponseBody::grpc(body, &parts.headers, answered);

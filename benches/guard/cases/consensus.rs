@@ -18,11 +18,13 @@ use decklog::ids::{ClusterId, MemberId, Revision};
 use decklog::members::Membership;
 use decklog::metrics::Metrics;
 use decklog::rpc::{Headers, KvService, Quota};
+use decklog::server::{Unary, plain_call};
 use decklog::storage::disk::RealDisk;
 use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::wire::etcdserverpb::kv_server::KvServer;
 use decklog::wire::etcdserverpb::{Member, RangeRequest};
 use http_body::Body;
+use http_body_util::Full;
 use prost::Message as _;
 use tokio::sync::{oneshot, watch};
 use tower_service::Service;
@@ -88,10 +90,18 @@ pub fn calls(counter: &Counter, machine: &Machine, directory: &Path) {
     };
     let (_consensus, LoopParts { handle, .. }) =
         Loop::new(node, options, metrics.request_seconds.clone(), |_| Box::new(Nobody));
-    let server = KvServer::new(service(machine, handle, metrics));
-    let inputs = [0, CALLS].map(|from| scattered(CALLS, from).map(of_one_key).collect::<Vec<_>>());
-    counter.count("call-range-one-key", CALLS, inputs, |requests| {
-        let calls = requests.into_iter().map(|request| at_once(server.clone().call(request)).expect("never"));
+    let service = Arc::new(service(machine, handle, metrics));
+    let inputs = || [0, CALLS].map(|from| scattered(CALLS, from).map(of_one_key).collect::<Vec<_>>());
+    counter.count("call-range-one-key", CALLS, inputs(), |requests| {
+        let calls = requests.into_iter().map(|request| at_once(plain_call(&service, request)));
+        calls.map(message).collect::<Vec<_>>()
+    });
+    let server = KvServer::from_arc(service);
+    counter.count("call-range-by-tonic", CALLS, inputs(), |requests| {
+        let calls = requests.into_iter().map(|request| {
+            let request = request.map(tonic::body::Body::new);
+            at_once(server.clone().call(request)).expect("never")
+        });
         calls.map(|response| received(response.into_body())).collect::<Vec<_>>()
     });
 }
@@ -120,7 +130,7 @@ fn service(machine: &Machine, consensus: Handle, metrics: Metrics) -> KvService 
 }
 
 /// Serializable: nobody is asked whether this member leads.
-fn of_one_key(number: usize) -> http::Request<tonic::body::Body> {
+fn of_one_key(number: usize) -> http::Request<Full<Bytes>> {
     let message = RangeRequest { key: key(number), serializable: true, ..Default::default() };
     let mut body = BytesMut::new();
     // Not compressed, and so long.
@@ -128,7 +138,16 @@ fn of_one_key(number: usize) -> http::Request<tonic::body::Body> {
     body.put_u32(u32::try_from(message.encoded_len()).expect("it is small"));
     message.encode(&mut body).expect("it grows");
     let request = http::Request::post("/etcdserverpb.KV/Range").header("content-type", "application/grpc");
-    request.body(tonic::body::Body::new(http_body_util::Full::new(body.freeze()))).expect("a request")
+    request.body(Full::new(body.freeze())).expect("a request")
+}
+
+/// The framed answer, which has the pair.
+fn message(answered: Unary<Full<Bytes>>) -> Bytes {
+    let Unary::Answered(Ok(message)) = answered else {
+        panic!("a plain request is answered");
+    };
+    assert!(message.len() > VALUE_BYTES, "with the pair in it");
+    message
 }
 
 /// The first frame of an answer, which has the pair.
