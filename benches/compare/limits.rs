@@ -13,6 +13,7 @@ use crate::report::Case;
 use crate::servers::{Cluster, Kind, Programs};
 use crate::stopped::Stopped;
 use crate::store::{self, QUOTA};
+use crate::used::MIB;
 use crate::{three, used};
 
 /// Groups of limits; `--only` takes these names.
@@ -24,6 +25,10 @@ const JOINING: &str = "joining: a new member";
 const LARGE: &str = "large: 4 GiB";
 
 const LARGE_FILL: [&str; 4] = ["--keys", "4194304", "--value-size", "1024"];
+/// Other keys: these are a byte longer.
+const MORE_FILL: [&str; 6] = ["--keys", "2097152", "--value-size", "1024", "--key-size", "25"];
+const MORE_KEYS: f64 = 2_097_152.0;
+const MORE_KEY_BYTES: f64 = 25.0;
 const STOPPED_WATCHERS: usize = 100;
 const SAMPLE: Duration = Duration::from_millis(50);
 const LOG_AND_STORE: [&str; 2] =
@@ -262,6 +267,13 @@ impl Limits<'_> {
         self.found("4 Mi keys x 1 KiB: resident memory after the load", ("MiB", 1536.0), resident);
         self.found("4 Mi keys x 1 KiB: highest resident memory", ("MiB", 1536.0), highest);
         self.found("4 Mi keys x 1 KiB: restart, CPU", ("ms", 10_000.0), cpu);
+        Load::new(&cluster, self.tool, &[&["fill", "--clients", "100"], &MORE_FILL[..]].concat()).run()?;
+        let member = cluster.first()?.running()?;
+        used::settle(member).await?;
+        let (with_more, highest) = used::memory_mib(member)?;
+        self.found("2 Mi keys x 1 KiB more: highest resident memory", ("MiB", 1536.0), highest);
+        let per_key = (with_more - resident) * MIB / MORE_KEYS - MORE_KEY_BYTES;
+        self.found("resident memory for each of those beside its own bytes", ("bytes", f64::NAN), per_key);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-const MIB: f64 = (1 << 20) as f64;
+pub const MIB: f64 = (1 << 20) as f64;
 /// Of the times in /proc, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 const SETTLE_LOOK: Duration = Duration::from_millis(500);
