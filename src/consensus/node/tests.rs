@@ -162,6 +162,22 @@ fn a_new_term_is_durable_before_anybody_hears_of_it() {
     assert!(said.iter().all(|(message, durable)| durable.term >= message.term), "{said:?}");
 }
 
+/// Otherwise it might give another after a restart, to somebody else.
+#[test]
+fn a_vote_is_durable_before_anybody_hears_of_it() {
+    let disk = MemoryDisk::default();
+    let mut node = node_of(&disk, Membership::new(voters(3)), WalOptions::default());
+    let mut request = message(MessageType::MsgRequestVote);
+    (request.index, request.log_term) = (BEGINNING.index.0, BEGINNING.term.0);
+    node.receive(request).expect("taken");
+    let said = run(&mut node, &disk);
+    let [(answer, durable)] = said.as_slice() else {
+        panic!("one answer: {said:?}");
+    };
+    assert_eq!((answer.get_msg_type(), answer.reject), (MessageType::MsgRequestVoteResponse, false));
+    assert_eq!((durable.term, durable.vote), (2, 2));
+}
+
 #[test]
 fn a_removed_member_is_not_heard() {
     let disk = MemoryDisk::default();
