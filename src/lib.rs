@@ -17,6 +17,7 @@ pub mod config;
 pub mod consensus;
 pub mod courier;
 pub mod datadir;
+pub mod give_way;
 pub mod health;
 pub mod ids;
 pub mod inbox;

@@ -64,6 +64,8 @@ pub struct Persist {
     began_compaction: Instant,
     removed_through: watch::Sender<Revision>,
     defragmenting: Vec<oneshot::Sender<Result<(), String>>>,
+    /// A defragmentation takes half of a core and of the disk at most: it rests for as long as it has worked.
+    rest: Duration,
     metrics: PersistMetrics,
 }
 
@@ -93,6 +95,7 @@ impl Persist {
             began_compaction: Instant::now(),
             removed_through,
             defragmenting: Vec::new(),
+            rest: Duration::ZERO,
             metrics,
         };
         (this, removed)
@@ -224,7 +227,8 @@ impl Persist {
             mailbox.set_tight(self.store.is_nearly_full());
             let busy = self.is_compacting() || !self.defragmenting.is_empty();
             let for_room = self.progress.disk_full().then_some(FULL_DISK_PAUSE);
-            let patience = busy.then_some(options.compaction_pause).or(for_room);
+            let rest = options.compaction_pause.max(self.rest);
+            let patience = busy.then_some(rest).or(for_room);
             let Some(work) = mailbox.take(options.round_interval, patience) else {
                 return Ok(());
             };
@@ -259,7 +263,9 @@ impl Persist {
             stepped => stepped?,
         }
         self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
+        let began = Instant::now();
         self.step_defragment();
+        self.rest = if self.defragmenting.is_empty() { Duration::ZERO } else { began.elapsed() };
         self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
         Ok(())
     }

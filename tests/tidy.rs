@@ -13,7 +13,7 @@ const MAX_LINES: usize = 500;
 const LONGER: &[(&str, &str)] = &[];
 
 /// Modules that everybody may use: they use nothing but each other.
-const GROUND: [&str; 5] = ["courier", "ids", "inbox", "version", "wire"];
+const GROUND: [&str; 6] = ["courier", "give_way", "ids", "inbox", "version", "wire"];
 
 /// Who may use whom. Data moves one way: rpc, consensus, apply, mvcc, watch.
 const ARROWS: &[(&str, &[&str])] = &[

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Deref};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -55,20 +56,29 @@ impl Deref for Root {
 }
 
 /// The changes that the store has not written yet, in order. A lock, because writer, store thread and readers
-/// meet here; it is held for one search or one append.
+/// meet here; it is held for one search or one append, and not at all by who looks for what has been written long since: `apply`
+/// would wait for a thread of long work that was stopped while it held it.
 #[derive(Clone, Default)]
-pub struct Tail(Arc<RwLock<VecDeque<StoredChange>>>);
+pub struct Tail(Arc<Unwritten>);
+
+#[derive(Default)]
+struct Unwritten {
+    changes: RwLock<VecDeque<StoredChange>>,
+    /// The store has all of lower revisions; rises.
+    begins: AtomicI64,
+}
 
 impl Tail {
     pub(super) fn append(&self, changes: &[StoredChange]) {
-        self.0.write().extend(changes.iter().cloned());
+        self.0.changes.write().extend(changes.iter().cloned());
     }
 
     /// Forgets what the store has written: everything through `last`.
     pub fn written(&self, last: FullRevision) {
-        let mut tail = self.0.write();
+        let mut tail = self.0.changes.write();
         let written = tail.partition_point(|change| change.at <= last);
         tail.drain(..written);
+        self.0.begins.fetch_max(tail.front().map_or(last, |first| first.at).main.0, Ordering::Release);
         if tail.capacity() > 4096 && tail.len() * 4 < tail.capacity() {
             tail.shrink_to_fit();
         }
@@ -76,7 +86,7 @@ impl Tail {
 
     /// Where it begins: the store has all before that.
     pub(super) fn first(&self) -> Option<FullRevision> {
-        self.0.read().front().map(|change| change.at)
+        self.0.changes.read().front().map(|change| change.at)
     }
 
     /// Visits what it holds from `from` on, until told to stop; `false` when it begins only behind that.
@@ -85,7 +95,7 @@ impl Tail {
         from: FullRevision,
         visit: &mut dyn FnMut(&StoredChange) -> ControlFlow<()>,
     ) -> bool {
-        let tail = self.0.read();
+        let tail = self.0.changes.read();
         if tail.front().is_none_or(|first| first.at > from) {
             return false;
         }
@@ -99,14 +109,17 @@ impl Tail {
     }
 
     fn get(&self, at: FullRevision) -> Option<StoredChange> {
-        let tail = self.0.read();
+        if at.main.0 < self.0.begins.load(Ordering::Acquire) {
+            return None;
+        }
+        let tail = self.0.changes.read();
         let place = tail.binary_search_by(|change| change.at.cmp(&at)).ok()?;
         Some(tail[place].clone())
     }
 
     /// Those in `from..=through` by main revision, and where the tail begins: the store has all before that.
     fn between(&self, from: Revision, through: Revision) -> (Option<FullRevision>, Vec<StoredChange>) {
-        let tail = self.0.read();
+        let tail = self.0.changes.read();
         let first = tail.partition_point(|change| change.at.main < from);
         let changes = tail.range(first..).take_while(|change| change.at.main <= through);
         (tail.front().map(|change| change.at), changes.cloned().collect())

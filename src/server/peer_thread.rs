@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::dispatch::{Dispatcher, Serves};
 use super::listener::{self, ConnectionOptions, Workers};
 use super::places::Places;
+use crate::give_way;
 
 /// A runtime that does not run yet.
 pub struct PeerThread(Runtime);
@@ -27,7 +28,8 @@ pub struct PeerServing {
 
 impl PeerThread {
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Builder::new_current_thread().enable_all().build()?))
+        // Threads that it starts read and write states.
+        Ok(Self(Builder::new_current_thread().on_thread_start(give_way::from_here_on).enable_all().build()?))
     }
 
     /// Where links are spawned.

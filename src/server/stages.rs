@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::consensus::{ConsensusError, Handle, Loop, LoopParts, Node, Stopper};
 use crate::courier::Outbox;
 use crate::datadir::DataDir;
+use crate::give_way;
 use crate::ids::{MemberId, Revision};
 use crate::lease::Leases;
 use crate::members::Members;
@@ -195,8 +196,12 @@ where
     let begin = |(number, queue)| {
         let serve = serve(queue);
         // What other threads woke runs first: all answers of a batch are made before a connection writes them.
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().global_queue_interval(1).enable_all().build()?;
+        // Threads that it starts are for what blocks: long reads.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .global_queue_interval(1)
+            .on_thread_start(give_way::from_here_on)
+            .enable_all()
+            .build()?;
         Builder::new().name(format!("front-{number}")).spawn(move || runtime.block_on(serve))
     };
     queues.into_iter().enumerate().map(begin).collect()

@@ -171,6 +171,15 @@ impl DiskModel {
         }
     }
 
+    /// Whether all that was written to a file is on the disk, with its name.
+    pub fn is_durable(&self, path: &Path) -> bool {
+        let has_pending = |path: &Path| match &self.nodes[&self.paths[path]] {
+            Node::File { pending, .. } => !pending.is_empty(),
+            Node::Directory { pending, .. } => !pending.is_empty(),
+        };
+        !has_pending(path) && path.parent().is_some_and(|above| !has_pending(above))
+    }
+
     /// Whether a write replaces durable bytes of a file, and if so, whether earlier writes of it are not yet
     /// synced: a disk may do it before them, and a cut then leave neither what was there nor what was written instead.
     pub fn overwrites(&self, action: &Action) -> Option<Overwritten> {

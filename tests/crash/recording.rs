@@ -10,7 +10,7 @@ use crate::crowd::{Crowd, Life};
 use crate::disk_model::DiskModel;
 use crate::journal::Clock;
 use crate::process::{Member, Process};
-use crate::trace::{self, Action, Record};
+use crate::trace::{self, Action, FileId, Record};
 
 const WRITERS: usize = 3;
 const MIN_USED_AGAIN: usize = 8;
@@ -179,13 +179,18 @@ impl Recording {
         assert!(used_again >= MIN_USED_AGAIN, "too seldom to show anything");
     }
 
-    /// Every write to a file of the engine was durable when it returned, and every name that it gave: files and directory
-    /// were synchronous. A cut in the right moment would show it, too, but hardly one in a hundred of those that could.
+    /// Every write to a file of a database that counts was durable when it returned, and every name that the engine gave: files
+    /// and directory were synchronous. A database counts from when it is named as the live one; until then its own file may
+    /// be written at leisure, and then it is durable as a whole. A cut in the right moment would show it, too, but hardly one in
+    /// a hundred of those that could.
     pub fn check_synchronous(&self) {
+        let (mut model, mut named) = (self.before.clone(), Named::default());
         let (mut engine, mut writes, mut names) = (HashMap::new(), 0, 0);
         for (number, Record { position, action }) in self.records.iter().enumerate() {
             let is_killed_before =
                 |next: &Record| self.phases.range(position + 1..=next.position).next().is_some();
+            named.see(action, &model);
+            model.apply(action);
             match action {
                 Action::Create { path, file } if is_of_engine(path) => {
                     engine.insert(*file, path);
@@ -199,7 +204,7 @@ impl Recording {
                     assert!(is_synced || is_killed, "the name {} is not synchronous", to.display());
                     names += u64::from(is_synced);
                 }
-                Action::Write { file, .. } if engine.contains_key(file) => {
+                Action::Write { file, .. } if engine.get(file).is_some_and(|path| named.counts(path)) => {
                     let Some(next) = self.records.get(number + 1) else {
                         continue;
                     };
@@ -260,4 +265,44 @@ impl Recording {
 fn is_of_engine(path: &Path) -> bool {
     let above = path.parent().and_then(Path::file_name);
     above.is_some_and(|name| name.to_string_lossy().starts_with("db-"))
+}
+
+/// Which databases have been named as the live one.
+#[derive(Default)]
+struct Named {
+    /// The file that takes the place of `CURRENT` next, the directory that both stand in, and the database that is named there.
+    next: Option<(FileId, PathBuf, PathBuf)>,
+    databases: HashSet<PathBuf>,
+}
+
+impl Named {
+    /// What is done next to the files of the model.
+    fn see(&mut self, action: &Action, model: &DiskModel) {
+        match action {
+            Action::Create { path, file } if path.ends_with("CURRENT.new") => {
+                let directory = path.parent().expect("it stands in a directory").to_owned();
+                self.next = Some((*file, directory, PathBuf::new()));
+            }
+            Action::Write { file, bytes, .. } => {
+                if let Some((_, directory, database)) = self.next.as_mut().filter(|next| next.0 == *file) {
+                    let mut text = vec![0; bytes.len()];
+                    bytes.copy(0, &mut text);
+                    let text = String::from_utf8(text).expect("it is text");
+                    let number = text.trim_end().rsplit(' ').next().expect("it ends with a number");
+                    *database = directory.join(format!("db-{number}"));
+                }
+            }
+            Action::Rename { to, .. } if to.ends_with("CURRENT") => {
+                let (_, _, database) = self.next.take().expect("it was written");
+                assert!(model.is_durable(&database.join("db")), "{} is named too early", database.display());
+                self.databases.insert(database);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a write to a file of the engine must be synchronous: of one that is not named, but for the database's own file.
+    fn counts(&self, path: &Path) -> bool {
+        !path.ends_with("db") || path.parent().is_some_and(|database| self.databases.contains(database))
+    }
 }

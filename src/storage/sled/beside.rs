@@ -8,7 +8,7 @@ use super::super::Error;
 use super::super::disk::of_io;
 use super::current::{database, number_of, read_current, remove_others, write_current};
 use super::database::Live;
-use super::engine::{Engine, create_database, open_again};
+use super::engine::{Engine, begin_database, open_again};
 use super::{SledOptions, SledStore, VisitChange, applied_of};
 use crate::ids::LogPosition;
 
@@ -29,7 +29,7 @@ impl Engine {
         else {
             return Err(damaged(directory, "no further number is left for a database".to_owned()));
         };
-        let live = create_database(directory, number, cache_bytes)?;
+        let live = begin_database(directory, number, cache_bytes)?;
         Ok(Self::over(directory, live, cache_bytes))
     }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+use rustix::fs::IFlags;
 
 use super::super::disk::{make_directory, of_io, sync_names};
 use super::super::{Error, guarded, guarded_open};
@@ -74,6 +75,27 @@ impl Database {
         if file.exists() {
             write_through(&file);
         }
+        let opened = Self::open_as_it_is(path, cache_bytes)?;
+        write_through(&file);
+        // sled syncs neither its settings nor the names of its files, nor its own.
+        let synced = fs::File::open(path.join("conf")).and_then(|file| file.sync_all());
+        let synced =
+            synced.and_then(|()| sync_names(path)).and_then(|()| sync_names(path.parent().unwrap_or(path)));
+        synced.map_err(|source| of_io(path, source))?;
+        Ok(opened)
+    }
+
+    /// An empty one that nothing counts on before `settle`: its writes need not wait for the device one by one, nor do others wait
+    /// for them. After a power cut it is removed. What sled writes beside its file, when it likes, is synchronous all the same.
+    pub fn begin(path: &Path, cache_bytes: u64) -> Result<Self, Error> {
+        make_directory(path).map_err(|source| of_io(path, source))?;
+        write_through(path);
+        let begun = Self::open_as_it_is(path, cache_bytes)?;
+        write_at_leisure(&path.join("db"));
+        Ok(begun)
+    }
+
+    fn open_as_it_is(path: &Path, cache_bytes: u64) -> Result<Self, Error> {
         let config = sled::Config::new()
             .path(path)
             .mode(sled::Mode::HighThroughput)
@@ -81,12 +103,6 @@ impl Database {
             .segment_size(usize::try_from(SEGMENT_BYTES).expect("it fits"))
             .flush_every_ms(None);
         let db = guarded_open(path, || config.open())?.map_err(|error| of_sled(path, error))?;
-        write_through(&file);
-        // sled syncs neither its settings nor the names of its files, nor its own.
-        let synced = fs::File::open(path.join("conf")).and_then(|file| file.sync_all());
-        let synced =
-            synced.and_then(|()| sync_names(path)).and_then(|()| sync_names(path.parent().unwrap_or(path)));
-        synced.map_err(|source| of_io(path, source))?;
         let watched = Arc::new(Watched::default());
         let watch = std::thread::Builder::new().name("store-watch".to_owned()).spawn({
             let (db, path, watched) = (db.clone(), path.to_owned(), watched.clone());
@@ -124,6 +140,23 @@ impl Drop for Database {
             tracing::warn!(%error, "a database that was let go of could not be synced");
         }
     }
+}
+
+/// Makes a database durable that was only begun: what was flushed, and the names of its files. From here on it is like one that was
+/// opened.
+///
+/// # Errors
+/// Faults of the disk.
+pub(super) fn settle(path: &Path) -> Result<(), Error> {
+    write_through(&path.join("db"));
+    let settle = || {
+        for entry in fs::read_dir(path)? {
+            fs::File::open(entry?.path())?.sync_all()?;
+        }
+        sync_names(path)?;
+        sync_names(path.parent().unwrap_or(path))
+    };
+    settle().map_err(|source| of_io(path, source))
 }
 
 /// A database that may be opened anew. Between, and after a write that failed, readers wait.
@@ -261,16 +294,23 @@ fn wake(db: &sled::Db, path: &Path) {
 /// parts that only the list of pages before needed as soon as it has named the next list. Without this, a power cut can
 /// take what replaces them and leave what overwrote them.
 fn write_through(path: &Path) {
-    let set = || {
-        let file = fs::File::open(path)?;
-        let flags = rustix::fs::ioctl_getflags(&file)?;
-        rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::SYNC)?;
-        Ok::<(), std::io::Error>(())
-    };
-    if let Err(error) = set() {
+    if let Err(error) = set_flags(path, |flags| flags | IFlags::SYNC) {
         tracing::warn!(%error, path = %path.display(), "this file system has no synchronous files (chattr +S): \
             a power cut can damage the store");
     }
+}
+
+/// The opposite: writes to a file wait for nothing.
+fn write_at_leisure(path: &Path) {
+    if let Err(error) = set_flags(path, |flags| flags - IFlags::SYNC) {
+        tracing::debug!(%error, path = %path.display(), "the writes of this file may be synchronous");
+    }
+}
+
+fn set_flags(path: &Path, change: impl FnOnce(IFlags) -> IFlags) -> std::io::Result<()> {
+    let file = fs::File::open(path)?;
+    let flags = rustix::fs::ioctl_getflags(&file)?;
+    Ok(rustix::fs::ioctl_setflags(&file, change(flags))?)
 }
 
 pub(super) fn of_sled(path: &Path, error: sled::Error) -> Error {

@@ -13,7 +13,7 @@ use sled::IVec;
 use super::super::Error;
 use super::super::disk::{make_directory, of_io};
 use super::current::{CURRENT, database, read_current, refuse_foreign, remove_others, write_current};
-use super::database::{Database, Live, SEGMENT_BYTES, of_sled};
+use super::database::{Database, Live, SEGMENT_BYTES, of_sled, settle};
 use super::room::{self, Ballast, OPENING_BYTES, Share, with_room};
 use super::rows::{self, Applied};
 
@@ -219,6 +219,9 @@ impl Engine {
         let mut writing = self.writing.lock();
         let live = self.live.load_full();
         self.flush_live(&live)?;
+        if self.is_beside.load(Ordering::Acquire) {
+            settle(&database(&self.directory, live.number))?;
+        }
         writing.is_unflushed = false;
         Ok(())
     }
@@ -254,14 +257,14 @@ impl Engine {
         Ok(Some(exchanged))
     }
 
+    /// sled hands its writes to the device but syncs neither its cache nor the file's length: done here. One that stands
+    /// beside counts for nothing before all of it is durable.
     fn flush_live(&self, live: &Live) -> Result<(), Error> {
         live.write(&self.directory, |db| db.flush())?;
-        self.sync(live.number)
-    }
-
-    /// sled hands its writes to the device but syncs neither its cache nor the file's length: done here.
-    fn sync(&self, number: u64) -> Result<(), Error> {
-        let path = database(&self.directory, number).join("db");
+        if self.is_beside.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let path = database(&self.directory, live.number).join("db");
         let synced = fs::File::open(&path).and_then(|file| file.sync_data());
         synced.map_err(|source| of_io(&path, source))
     }
@@ -388,13 +391,16 @@ impl Engine {
             Ok(())
         })?;
         self.take_room(copy.number, room::needed(bytes, 0), Share::Copy)?;
-        copy.db.write(|db| db.apply_batch(batch).and_then(|()| db.flush()))?;
         // With each slice: what sled has written twice it uses again only after a flush.
-        self.sync(copy.number)?;
+        copy.db.write(|db| db.apply_batch(batch).and_then(|()| db.flush()))?;
         if let Some(last) = last {
             copy.next = [&last, &[0][..]].concat();
         }
-        Ok((copy, copied == rows))
+        let has_more = copied == rows;
+        if !has_more {
+            settle(&database(&self.directory, copy.number))?;
+        }
+        Ok((copy, has_more))
     }
 
     fn begin_copy(&self, live: u64) -> Result<Copying, Error> {
@@ -402,7 +408,7 @@ impl Engine {
         // What a copy that failed has left.
         self.remove_copies(live)?;
         let path = database(&self.directory, number);
-        let db = with_room(&self.ballast, Share::Copy, || Database::open(&path, self.cache_bytes))?;
+        let db = with_room(&self.ballast, Share::Copy, || Database::begin(&path, self.cache_bytes))?;
         Ok(Copying { db, number, next: Vec::new() })
     }
 }
@@ -411,24 +417,23 @@ impl Engine {
 fn create(directory: &Path, cache_bytes: u64) -> Result<Live, Error> {
     const FIRST: u64 = 1;
     refuse_foreign(directory)?;
-    let live = create_database(directory, FIRST, cache_bytes)?;
+    let live = begin_database(directory, FIRST, cache_bytes)?;
+    settle(&database(directory, FIRST))?;
     write_current(directory, FIRST)?;
     Ok(live)
 }
 
-/// An empty database that is not named yet.
-pub(super) fn create_database(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
+/// An empty database that is not named yet, nor durable.
+pub(super) fn begin_database(directory: &Path, number: u64, cache_bytes: u64) -> Result<Live, Error> {
     let path = database(directory, number);
     if path.exists() {
         fs::remove_dir_all(&path).map_err(|source| of_io(&path, source))?;
     }
-    let db = Database::open(&path, cache_bytes)?;
+    let db = Database::begin(&path, cache_bytes)?;
     db.write(|db| {
         db.insert(rows::APPLIED, rows::encode_applied(Applied::default()))?;
         db.flush()
     })?;
-    let file = path.join("db");
-    fs::File::open(&file).and_then(|file| file.sync_all()).map_err(|source| of_io(&file, source))?;
     Ok(Live::new(db, number))
 }
 
