@@ -9,6 +9,7 @@ mod first_start;
 mod http;
 mod in_flight;
 mod listener;
+mod long_body;
 mod open;
 mod peer_http;
 mod peer_thread;

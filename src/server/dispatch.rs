@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::body::{Answered, RequestBody, ResponseBody};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
+use super::long_body::LongBody;
 use super::peer_http::PeerEndpoints;
 use super::until::Until;
 use crate::consensus::Handle;
@@ -21,6 +22,7 @@ use crate::ids::MemberId;
 use crate::metrics::{Metrics, Rpc, RpcKind};
 use crate::peers::PeerService;
 use crate::rpc::{self, ClientError};
+use crate::wire::LongAnswer;
 use crate::wire::etcdserverpb::auth_server::AuthServer;
 use crate::wire::etcdserverpb::cluster_server::ClusterServer;
 use crate::wire::etcdserverpb::kv_server::KvServer;
@@ -178,7 +180,11 @@ impl Dispatcher {
             tonic::body::Body::new(body)
         });
         let response = self.call_service(rpc.service, request).await;
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        let body = match parts.extensions.remove::<LongAnswer>() {
+            Some(answer) => tonic::body::Body::new(LongBody::new(answer)),
+            None => body,
+        };
         let mut body = ResponseBody::grpc(body, &parts.headers, answered);
         for (end, says) in ends {
             body.stop_when(Until::new(end), says);
