@@ -9,6 +9,7 @@ mod first_start;
 mod http;
 mod in_flight;
 mod listener;
+mod long_body;
 mod open;
 mod peer_http;
 mod peer_thread;
@@ -33,7 +34,7 @@ pub use open::bootstrap;
 use places::Places;
 pub use stop::{Ended, Running};
 pub use tuning::persist_metrics;
-pub use unary::{Unary, call as plain_call};
+pub use unary::{Reply, Unary, call as plain_call};
 
 /// Why the server cannot start or go on. One line that says what and where.
 #[derive(Debug, thiserror::Error)]

@@ -101,6 +101,11 @@ pub trait Store: Send + Sync + 'static {
     /// The encoded pair of one change.
     fn read(&self, at: FullRevision) -> Result<Option<StoredChange>, Error>;
 
+    /// The encoded pairs of some changes, which rise: for each what `read` finds.
+    fn read_rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
+        wanted.iter().map(|at| Ok(self.read(*at)?.map(|change| change.pair))).collect()
+    }
+
     /// Visits the changes in `from..to` in rising order until told to stop.
     fn scan(
         &self,

@@ -2,12 +2,14 @@
 //! Owns the shape of what goes over the wire; decides nothing about it.
 
 mod codec;
+mod long;
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::encoding::{self, DecodeContext, WireType};
 
 pub use codec::{MessageCodec, MessageDecoder, MessageEncoder};
+pub use long::{Answer, LongAnswer};
 
 /// A key with its value: etcd's `mvccpb.KeyValue`, decoded.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -202,9 +202,8 @@ impl Source<'_> {
         if keys_only {
             return Ok(rows.iter().map(|row| (&from_index(row)).into()).collect());
         }
-        rows.iter()
-            .map(|(_, version)| Ok(EncodedKeyValue::from_encoded(self.pair(version.modified)?)))
-            .collect()
+        let wanted: Vec<_> = rows.iter().map(|(_, version)| version.modified).collect();
+        self.encoded(&wanted)
     }
 
     fn without_values(&self, rows: &[Row<'_>]) -> Result<Vec<EncodedKeyValue>, Error> {

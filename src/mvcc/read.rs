@@ -17,6 +17,9 @@ use crate::ids::{FullRevision, Revision};
 use crate::storage::{Sizes, Store, StoredChange};
 use crate::wire::EncodedKeyValue;
 
+/// Changes that are looked up at a time: the tail is locked for so many.
+const LOOKED_UP_TOGETHER: usize = 512;
+
 /// The index as of one revision, with the pairs that it names. Immutable.
 #[derive(Clone)]
 pub(super) struct View {
@@ -115,6 +118,22 @@ impl Tail {
         let tail = self.0.changes.read();
         let place = tail.binary_search_by(|change| change.at.cmp(&at)).ok()?;
         Some(tail[place].clone())
+    }
+
+    /// Of some changes, which rise, those that are not older than all it holds: the place of the first, and their pairs.
+    fn newest_of(&self, wanted: &[FullRevision]) -> (usize, Vec<Option<Bytes>>) {
+        let begins = self.0.begins.load(Ordering::Acquire);
+        if wanted.last().is_none_or(|last| last.main.0 < begins) {
+            return (wanted.len(), Vec::new());
+        }
+        let tail = self.0.changes.read();
+        let Some(first) = tail.front() else {
+            return (wanted.len(), Vec::new());
+        };
+        let begin = wanted.partition_point(|at| *at < first.at);
+        let find = |at: &FullRevision| tail.binary_search_by(|change| change.at.cmp(at)).ok();
+        let pairs = wanted[begin..].iter().map(|at| find(at).map(|place| tail[place].pair.clone()));
+        (begin, pairs.collect())
     }
 
     /// Those in `from..=through` by main revision, and where the tail begins: the store has all before that.
@@ -302,11 +321,42 @@ impl Source<'_> {
         if let Some(change) = self.view.pairs.tail.get(at) {
             return Ok(change.pair);
         }
-        match self.view.pairs.store.read(at)? {
-            Some(change) => Ok(change.pair),
-            None if at.main < self.shared.view.load().compacted => Err(Error::Compacted),
-            None => Err(Error::MissingPair { at }),
+        let stored = self.view.pairs.store.read(at)?;
+        stored.map(|change| change.pair).ok_or_else(|| self.missing(at))
+    }
+
+    /// The encoded pairs of changes that the index names, in any order. They are looked up in their own: what stands
+    /// together is found together, and a block is loaded once, also when the keys were written in another order.
+    pub fn encoded(&self, wanted: &[FullRevision]) -> Result<Vec<EncodedKeyValue>, Error> {
+        if wanted.len() < 2 || !self.pending.is_empty() {
+            let pairs = wanted.iter().map(|at| Ok(EncodedKeyValue::from_encoded(self.pair(*at)?)));
+            return pairs.collect();
         }
+        let mut places: Vec<_> = (0..wanted.len()).collect();
+        places.sort_unstable_by_key(|place| wanted[*place]);
+        let mut found = vec![EncodedKeyValue::default(); wanted.len()];
+        for places in places.chunks(LOOKED_UP_TOGETHER) {
+            let rising: Vec<_> = places.iter().map(|place| wanted[*place]).collect();
+            let pairs = self.rising(&rising)?;
+            for ((place, at), pair) in places.iter().zip(rising).zip(pairs) {
+                let pair = pair.ok_or_else(|| self.missing(at))?;
+                found[*place] = EncodedKeyValue::from_encoded(pair);
+            }
+        }
+        Ok(found)
+    }
+
+    fn rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
+        // The tail first: what leaves it meanwhile is in the store.
+        let (begin, newest) = self.view.pairs.tail.newest_of(wanted);
+        let mut pairs = self.view.pairs.store.read_rising(&wanted[..begin])?;
+        pairs.extend(newest);
+        Ok(pairs)
+    }
+
+    /// Why a change that the index names is not there.
+    fn missing(&self, at: FullRevision) -> Error {
+        if at.main < self.shared.view.load().compacted { Error::Compacted } else { Error::MissingPair { at } }
     }
 
     /// The revision that a request names: 0 and less is the current one.

@@ -17,11 +17,15 @@ pub struct Headers {
 impl Headers {
     /// Adds what only the answering member knows; a revision that the handler left open is the current one.
     pub fn fill(&self, header: &mut Option<ResponseHeader>) {
-        let revision = match header.as_ref().map_or(0, |header| header.revision) {
-            0 => self.reader.revision(),
-            revision => Revision(revision),
-        };
-        *header = Some(self.at(revision));
+        *header = Some(self.filled(header.take()));
+    }
+
+    /// The same for one that does not stand in its message.
+    pub fn filled(&self, header: Option<ResponseHeader>) -> ResponseHeader {
+        match header.map_or(0, |header| header.revision) {
+            0 => self.now(),
+            revision => self.at(Revision(revision)),
+        }
     }
 
     /// A header of the current revision.

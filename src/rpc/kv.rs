@@ -17,7 +17,9 @@ use crate::consensus::Handle;
 use crate::ids::Revision;
 use crate::metrics::Metrics;
 use crate::mvcc::{self, Operations, RangeCursor, Reader, Snapshot};
+use crate::wire::Answer;
 use crate::wire::etcdserverpb as pb;
+use crate::wire::etcdserverpb::ResponseHeader;
 use crate::wire::etcdserverpb::kv_server::Kv;
 use crate::wire::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::wire::etcdserverpb::request_op::Request as Operation;
@@ -61,20 +63,51 @@ impl KvService {
         self.consensus.propose(kind.into()).await.map_err(client)
     }
 
-    async fn read_txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+    async fn read_txn(&self, request: pb::TxnRequest) -> Result<Answer<pb::TxnResponse>, Status> {
         self.barrier(is_serializable(&request)).await?;
         let began = Instant::now();
         let snapshot = self.reader.snapshot();
         let keys = ranges(&request).map(|range| snapshot.estimate(range)).sum();
         let compares = request.compare.len();
-        let result = read(keys, move || mvcc::read_txn(&snapshot, &request)).await;
+        let result = read(keys, move || mvcc::read_txn(&snapshot, &request).map(ReadTxn::from)).await;
         let success = if result.is_ok() { "true" } else { "false" };
         let seconds = self.metrics.request_seconds.with_label_values(&["ReadonlyTxn", success]);
         seconds.observe(began.elapsed().as_secs_f64());
-        let asked = compares + result.as_ref().map_or(0, |response| response.responses.len());
+        let asked = compares + result.as_ref().map_or(0, |read| read.ranges);
         let txns = u64::from(asked > 1);
         self.metrics.count_operations(&Operations { ranges: asked as u64, txns, ..Operations::default() });
-        result
+        result.map(|read| read.answer)
+    }
+
+    /// A long answer goes beside an empty message, in whose place the server sends it.
+    fn reply<M: Default>(
+        &self,
+        answer: Answer<M>,
+        header: impl Fn(&mut M) -> &mut Option<ResponseHeader>,
+    ) -> Result<Response<M>, Status> {
+        match answer {
+            Answer::Short(mut message) => {
+                self.headers.fill(header(&mut message));
+                Ok(Response::new(message))
+            }
+            Answer::Long(known, message) => {
+                let mut response = Response::new(M::default());
+                response.extensions_mut().insert(message.framed(&self.headers.filled(known))?);
+                Ok(response)
+            }
+        }
+    }
+}
+
+/// What a transaction that only reads has found.
+struct ReadTxn {
+    ranges: usize,
+    answer: Answer<pb::TxnResponse>,
+}
+
+impl From<pb::TxnResponse> for ReadTxn {
+    fn from(response: pb::TxnResponse) -> Self {
+        Self { ranges: response.responses.len(), answer: response.into() }
     }
 }
 
@@ -89,12 +122,10 @@ impl Kv for KvService {
         let began = Instant::now();
         let snapshot = self.reader.snapshot();
         let keys = snapshot.estimate(&request);
-        let result = read(keys, move || mvcc::range_response(&snapshot, &request)).await;
+        let result = read(keys, move || mvcc::range_response(&snapshot, &request).map(Answer::from)).await;
         self.metrics.ranges.inc();
         self.metrics.range_ended(result.is_ok(), arrived.elapsed(), began.elapsed());
-        let mut response = result?;
-        self.headers.fill(&mut response.header);
-        Ok(Response::new(response))
+        self.reply(result?, |response| &mut response.header)
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
@@ -148,16 +179,15 @@ impl Kv for KvService {
         let request = request.into_inner();
         self.quota.check(validate::txn_cost(&request)).await?;
         validate::txn(&request, self.max_txn_ops)?;
-        let mut response = if is_read_only(&request) {
+        let answer = if is_read_only(&request) {
             self.read_txn(request).await?
         } else {
             match self.propose(Kind::Txn(request)).await? {
-                Outcome::Txn(response) => response,
+                Outcome::Txn(response) => response.into(),
                 _ => return Err(mismatched("Txn")),
             }
         };
-        self.headers.fill(&mut response.header);
-        Ok(Response::new(response))
+        self.reply(answer, |response| &mut response.header)
     }
 
     async fn compact(

@@ -15,6 +15,8 @@ use prometheus::IntCounter;
 use tonic::{Code, Status};
 
 use super::in_flight::Guard;
+use super::long_body::LongBody;
+use super::unary::Reply;
 use super::until::Until;
 use crate::metrics::{Metrics, Rpc};
 use crate::rpc::ClientError;
@@ -184,9 +186,12 @@ impl ResponseBody {
         Self::Grpc { inner, framing, answered, ends: Vec::new() }
     }
 
-    /// An answer that is one message, framed.
-    pub fn of_message(message: Bytes, answered: Answered) -> http::Response<Self> {
-        let mut response = http::Response::new(Self::Unary { message, answered: Some(answered) });
+    /// An answer that is one message.
+    pub fn of_reply(reply: Reply, answered: Answered) -> http::Response<Self> {
+        let mut response = http::Response::new(match reply {
+            Reply::Whole(message) => Self::Unary { message, answered: Some(answered) },
+            Reply::InPieces(answer) => Self::grpc(LongBody::of(answer), &HeaderMap::new(), answered),
+        });
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     }

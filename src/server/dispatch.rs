@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::body::{Answered, RequestBody, ResponseBody};
 use super::http::HttpEndpoints;
 use super::in_flight::InFlight;
+use super::long_body::LongBody;
 use super::peer_http::PeerEndpoints;
 use super::unary::{self, Unary};
 use super::until::Until;
@@ -184,14 +185,18 @@ impl Dispatcher {
         });
         let request = match unary::call(&self.services.plain_kv, request).await {
             Unary::NotPlain(request) => request.map(tonic::body::Body::new),
-            Unary::Answered(Ok(message)) => return ResponseBody::of_message(message, answered),
+            Unary::Answered(Ok(reply)) => return ResponseBody::of_reply(reply, answered),
             Unary::Answered(Err(status)) => {
                 answered.ended_with(status.code());
                 return self.refuse(&status);
             }
         };
         let response = self.call_service(rpc.service, request).await;
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
+        let body = match parts.extensions.remove() {
+            Some(answer) => LongBody::of(answer),
+            None => body,
+        };
         let mut body = ResponseBody::grpc(body, &parts.headers, answered);
         for (end, says) in ends {
             body.stop_when(Until::new(end), says);

@@ -15,14 +15,20 @@ use tonic::metadata::MetadataMap;
 
 use super::body::PREFIX_BYTES;
 use crate::rpc::KvService;
+use crate::wire::LongAnswer;
 use crate::wire::etcdserverpb::kv_server::Kv;
 
 /// What became of a request.
 pub enum Unary<B: Body> {
-    /// The answer's message, framed.
-    Answered(Result<Bytes, Status>),
+    Answered(Result<Reply, Status>),
     /// It is for tonic.
     NotPlain(Box<Request<Peeked<B>>>),
+}
+
+/// The message of an answer, framed.
+pub enum Reply {
+    Whole(Bytes),
+    InPieces(LongAnswer),
 }
 
 /// Answers a call of the key space when it is plain.
@@ -40,7 +46,7 @@ where
                     Ok(message) => {
                         let metadata = MetadataMap::from_headers(parts.headers);
                         let request = tonic::Request::from_parts(metadata, parts.extensions, message);
-                        kv.$method(request).await.and_then(|response| framed(response.get_ref()))
+                        kv.$method(request).await.and_then(reply)
                     }
                 }),
             }
@@ -58,6 +64,13 @@ where
 
 fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
     M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
+}
+
+fn reply(mut response: tonic::Response<impl Message>) -> Result<Reply, Status> {
+    match response.extensions_mut().remove() {
+        Some(long) => Ok(Reply::InPieces(long)),
+        None => framed(response.get_ref()).map(Reply::Whole),
+    }
 }
 
 fn framed(message: &impl Message) -> Result<Bytes, Status> {

@@ -9,6 +9,7 @@ mod current;
 mod database;
 mod engine;
 mod pass;
+mod rising;
 mod room;
 mod rows;
 #[cfg(test)]
@@ -341,6 +342,10 @@ impl Store for SledStore {
         }
         let detail = "a block that the index names is missing".to_owned();
         Err(Error::Damaged { place: format!("{}, revision {}", self.place(), at.main), detail })
+    }
+
+    fn read_rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
+        self.rising(wanted)
     }
 
     fn scan(

@@ -18,7 +18,7 @@ use decklog::ids::{ClusterId, MemberId, Revision};
 use decklog::members::Membership;
 use decklog::metrics::Metrics;
 use decklog::rpc::{Headers, KvService, Quota};
-use decklog::server::{Unary, plain_call};
+use decklog::server::{Reply, Unary, plain_call};
 use decklog::storage::disk::RealDisk;
 use decklog::storage::wal::{Owner, Wal, WalOptions};
 use decklog::wire::etcdserverpb::kv_server::KvServer;
@@ -143,7 +143,7 @@ fn of_one_key(number: usize) -> http::Request<Full<Bytes>> {
 
 /// The framed answer, which has the pair.
 fn message(answered: Unary<Full<Bytes>>) -> Bytes {
-    let Unary::Answered(Ok(message)) = answered else {
+    let Unary::Answered(Ok(Reply::Whole(message))) = answered else {
         panic!("a plain request is answered");
     };
     assert!(message.len() > VALUE_BYTES, "with the pair in it");

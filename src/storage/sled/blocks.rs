@@ -142,6 +142,12 @@ impl Block {
         self.changes.binary_search_by(|change| change.at.cmp(&at)).ok()
     }
 
+    /// Bytes of the pair in a place, as far as it stands in the block.
+    pub fn pair_bytes(&self, place: usize) -> usize {
+        let Entry { length, chunked, .. } = self.changes[place];
+        if chunked { 0 } else { length as usize }
+    }
+
     /// Places of the changes at and after `at`.
     pub fn places_from(&self, at: FullRevision) -> std::ops::Range<usize> {
         self.changes.partition_point(|change| change.at < at)..self.changes.len()

@@ -82,6 +82,18 @@ fn assert_same(left: &dyn Store, right: &dyn Store, why: &str) {
     assert!(left.2 == right.2, "{why}: changes differ");
 }
 
+/// Changes that are looked up together are those that are looked up one by one, also between what is there.
+fn assert_found_together(store: &SledStore, last: i64, step: usize) {
+    let all = (0..=last + 1).flat_map(|main| (0..4).map(move |sub| FullRevision::new(main, sub)));
+    let wanted: Vec<_> = all.step_by(step).collect();
+    let together = store.read_rising(&wanted).expect("read");
+    assert_eq!(together.len(), wanted.len());
+    for (at, together) in wanted.iter().zip(together) {
+        let alone = store.read(*at).expect("read").map(|change| change.pair);
+        assert!(alone == together, "{at:?}, every {step}th");
+    }
+}
+
 /// What stands in rows of its own goes with its change.
 fn assert_no_stray_chunks(store: &SledStore) {
     let mut chunks = 0;
@@ -131,6 +143,9 @@ fn it_is_its_twin_through_rounds_compactions_restarts_and_defragmentations() {
             if index % 20 == 0 {
                 assert_same(&sled, &memory, &format!("seed {seed}, round {index}"));
                 assert_no_stray_chunks(&sled);
+                for step in [1, 7, 90] {
+                    assert_found_together(&sled, main, step);
+                }
             }
         }
     }
@@ -155,6 +170,10 @@ fn readers_go_on_while_blocks_are_replaced() {
                     let main = random.random_range(1..=40) * 10;
                     let found = store.read(FullRevision::new(main, 0)).expect("read");
                     assert_eq!(found, Some(change(main, 0, 900, false)));
+                    let wanted: Vec<_> = (1..=40).map(|place| FullRevision::new(place * 10, 0)).collect();
+                    let found = store.read_rising(&wanted).expect("read");
+                    let pairs = wanted.iter().map(|at| Some(change(at.main.0, 0, 900, false).pair));
+                    assert!(found.into_iter().eq(pairs));
                 }
             })
         })
