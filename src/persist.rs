@@ -211,6 +211,8 @@ impl Persist {
     }
 
     fn answer_defragment(&mut self, done: &Result<(), String>) {
+        // Before anybody hears that it is over.
+        self.metrics.defragment_in_flight.set(0);
         for waiting in self.defragmenting.drain(..) {
             // A caller that went away does not care.
             drop(waiting.send(done.clone()));
@@ -266,7 +268,6 @@ impl Persist {
         let began = Instant::now();
         self.step_defragment();
         self.rest = if self.defragmenting.is_empty() { Duration::ZERO } else { began.elapsed() };
-        self.metrics.defragment_in_flight.set(i64::from(!self.defragmenting.is_empty()));
         Ok(())
     }
 
