@@ -28,8 +28,10 @@ const LOST_LEADER_TICKS: u64 = 2;
 /// Proposals and reads kept while there is no leader, and the bytes of the proposals; more are refused.
 const MAX_HELD: usize = 16 * 1024;
 const MAX_HELD_BYTES: usize = 64 << 20;
-/// Messages of up to 1 MiB that a member is sent before it answers.
-const MAX_IN_FLIGHT: usize = 64;
+/// Messages that a member is sent before it answers, and the bytes of each, unless one entry has more. One that is far behind
+/// gets all of them in one turn, and what others wait for comes after it.
+const MAX_IN_FLIGHT: usize = 32;
+const MAX_MESSAGE_BYTES: u64 = 128 << 10;
 /// Bytes of entries that are kept for a member that takes in a state.
 const MAX_BYTES_FOR_STATE: usize = 256 << 20;
 /// Bytes of proposals that raft holds before they are committed; more are refused.
@@ -135,7 +137,7 @@ impl Node {
             applied: options.applied.0,
             pre_vote: options.pre_vote,
             check_quorum: true,
-            max_size_per_msg: 1 << 20,
+            max_size_per_msg: MAX_MESSAGE_BYTES,
             max_inflight_msgs: MAX_IN_FLIGHT,
             max_committed_size_per_ready: 16 << 20,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
