@@ -101,8 +101,9 @@ pub trait Store: Send + Sync + 'static {
     /// The encoded pair of one change.
     fn read(&self, at: FullRevision) -> Result<Option<StoredChange>, Error>;
 
-    /// The encoded pairs of some changes, which rise: for each what `read` finds.
-    fn read_rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
+    /// The encoded pairs of some changes, which rise: for each what `read` finds. With `alone` no pair keeps more in memory
+    /// than some times itself, whatever it stands beside.
+    fn read_rising(&self, wanted: &[FullRevision], _alone: bool) -> Result<Vec<Option<Bytes>>, Error> {
         wanted.iter().map(|at| Ok(self.read(*at)?.map(|change| change.pair))).collect()
     }
 

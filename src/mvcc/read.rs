@@ -17,7 +17,8 @@ use crate::ids::{FullRevision, Revision};
 use crate::storage::{Sizes, Store, StoredChange};
 use crate::wire::EncodedKeyValue;
 
-/// Changes that are looked up at a time: the tail is locked for so many.
+/// Changes that are looked up at a time: the tail is locked for so many. And of an answer with no more than these, each may keep
+/// its block in memory, 8 MiB together.
 const LOOKED_UP_TOGETHER: usize = 512;
 
 /// The index as of one revision, with the pairs that it names. Immutable.
@@ -337,7 +338,7 @@ impl Source<'_> {
         let mut found = vec![EncodedKeyValue::default(); wanted.len()];
         for places in places.chunks(LOOKED_UP_TOGETHER) {
             let rising: Vec<_> = places.iter().map(|place| wanted[*place]).collect();
-            let pairs = self.rising(&rising)?;
+            let pairs = self.rising(&rising, wanted.len() > LOOKED_UP_TOGETHER)?;
             for ((place, at), pair) in places.iter().zip(rising).zip(pairs) {
                 let pair = pair.ok_or_else(|| self.missing(at))?;
                 found[*place] = EncodedKeyValue::from_encoded(pair);
@@ -346,10 +347,10 @@ impl Source<'_> {
         Ok(found)
     }
 
-    fn rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
+    fn rising(&self, wanted: &[FullRevision], alone: bool) -> Result<Vec<Option<Bytes>>, Error> {
         // The tail first: what leaves it meanwhile is in the store.
         let (begin, newest) = self.view.pairs.tail.newest_of(wanted);
-        let mut pairs = self.view.pairs.store.read_rising(&wanted[..begin])?;
+        let mut pairs = self.view.pairs.store.read_rising(&wanted[..begin], alone)?;
         pairs.extend(newest);
         Ok(pairs)
     }

@@ -344,8 +344,8 @@ impl Store for SledStore {
         Err(Error::Damaged { place: format!("{}, revision {}", self.place(), at.main), detail })
     }
 
-    fn read_rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
-        self.rising(wanted)
+    fn read_rising(&self, wanted: &[FullRevision], alone: bool) -> Result<Vec<Option<Bytes>>, Error> {
+        self.rising(wanted, alone)
     }
 
     fn scan(

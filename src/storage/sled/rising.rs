@@ -10,14 +10,12 @@ use super::SledStore;
 use super::blocks::{Block, CHUNK_BYTES};
 use crate::ids::FullRevision;
 
-/// So many pairs at most may each keep a block in memory for themselves.
-const FEW: usize = 16;
 /// Pairs that are less than this part of their block are copied out of it.
 const SPARSE_PART: usize = 4;
 
 impl SledStore {
     /// See `Store::read_rising`.
-    pub(super) fn rising(&self, wanted: &[FullRevision]) -> Result<Vec<Option<Bytes>>, Error> {
+    pub(super) fn rising(&self, wanted: &[FullRevision], alone: bool) -> Result<Vec<Option<Bytes>>, Error> {
         let mut pairs = Vec::with_capacity(wanted.len());
         let (mut before, mut places) = (None, Vec::new());
         while let Some(at) = wanted.get(pairs.len()) {
@@ -25,8 +23,9 @@ impl SledStore {
             if let Some(first) = self.first_of(*at)
                 && let Some(block) = self.block_after(before, first, *at)?
             {
-                places.extend(wanted[pairs.len()..].iter().map_while(|at| block.find(*at)));
-                self.take(&block, &places, wanted.len() > FEW, &mut pairs)?;
+                let rest = wanted[pairs.len()..].iter().take_while(|at| block.covers(**at));
+                places.extend(rest.map_while(|at| block.find(*at)));
+                self.take(&block, &places, alone, &mut pairs)?;
                 before = Some(first);
             }
             // Not there, or in a block that was replaced meanwhile.
@@ -63,17 +62,17 @@ impl SledStore {
         Ok(block)
     }
 
-    /// The pairs in some places of a block. Where they are a small part of it, as when keys were written in any order, they
-    /// leave it: a large answer would hold many times its size.
+    /// The pairs in some places of a block. With `alone` they leave it where they are a small part of it, as when keys were
+    /// written in any order: a large answer would hold many times its size.
     fn take(
         &self,
         block: &Block,
         places: &[usize],
-        many: bool,
+        alone: bool,
         pairs: &mut Vec<Option<Bytes>>,
     ) -> Result<(), Error> {
         let bytes: usize = places.iter().map(|place| block.pair_bytes(*place)).sum();
-        let is_copied = many && bytes * SPARSE_PART < block.len_bytes();
+        let is_copied = alone && bytes * SPARSE_PART < block.len_bytes();
         for place in places {
             let pair = self.change(block, *place)?.map(|change| change.pair);
             let pair = match pair {

@@ -86,11 +86,13 @@ fn assert_same(left: &dyn Store, right: &dyn Store, why: &str) {
 fn assert_found_together(store: &SledStore, last: i64, step: usize) {
     let all = (0..=last + 1).flat_map(|main| (0..4).map(move |sub| FullRevision::new(main, sub)));
     let wanted: Vec<_> = all.step_by(step).collect();
-    let together = store.read_rising(&wanted).expect("read");
-    assert_eq!(together.len(), wanted.len());
-    for (at, together) in wanted.iter().zip(together) {
-        let alone = store.read(*at).expect("read").map(|change| change.pair);
-        assert!(alone == together, "{at:?}, every {step}th");
+    for alone in [false, true] {
+        let together = store.read_rising(&wanted, alone).expect("read");
+        assert_eq!(together.len(), wanted.len());
+        for (at, together) in wanted.iter().zip(together) {
+            let by_itself = store.read(*at).expect("read").map(|change| change.pair);
+            assert!(by_itself == together, "{at:?}, every {step}th");
+        }
     }
 }
 
@@ -171,7 +173,7 @@ fn readers_go_on_while_blocks_are_replaced() {
                     let found = store.read(FullRevision::new(main, 0)).expect("read");
                     assert_eq!(found, Some(change(main, 0, 900, false)));
                     let wanted: Vec<_> = (1..=40).map(|place| FullRevision::new(place * 10, 0)).collect();
-                    let found = store.read_rising(&wanted).expect("read");
+                    let found = store.read_rising(&wanted, true).expect("read");
                     let pairs = wanted.iter().map(|at| Some(change(at.main.0, 0, 900, false).pair));
                     assert!(found.into_iter().eq(pairs));
                 }
