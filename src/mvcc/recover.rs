@@ -43,7 +43,7 @@ impl Keyspace {
     /// Faults of the disk, damaged pairs.
     pub fn recover(store: Arc<dyn Store>) -> Result<Recovered, Error> {
         let mut recovery = Recovery::default();
-        let end = FullRevision::start_of(Revision(MAX_REVISION));
+        let end = FullRevision::start_of(Revision(revision_of(&meta_of(&*store)?)?.0 + 1));
         store.scan(FullRevision::default(), end, &mut |stored| {
             recovery.add(stored);
             if recovery.failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -97,10 +97,10 @@ impl Recovery {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let meta: HashMap<Bytes, Bytes> = store.table(Table::Meta)?.into_iter().collect();
+        let meta = meta_of(&*store)?;
         let scheduled = revision_row(&meta, COMPACT_SCHEDULED)?;
         let finished = revision_row(&meta, COMPACT_FINISHED)?;
-        let revision = revision_row(&meta, REVISION)?.unwrap_or(Revision(1));
+        let revision = revision_of(&meta)?;
         let compacted = scheduled.unwrap_or(Revision(-1));
         let last = self.last.main;
         for (named, what) in [(compacted, "compacted"), (last, "changed")] {
@@ -141,6 +141,15 @@ fn check(stored: &StoredChange, pair: &KeyValue) -> Result<(), Error> {
     let detail = "it is of another revision".to_owned();
     let place = format!("the pair of revision {main}.{}", stored.at.sub);
     Err(storage::Error::Damaged { place, detail }.into())
+}
+
+fn meta_of(store: &dyn Store) -> Result<HashMap<Bytes, Bytes>, Error> {
+    Ok(store.table(Table::Meta)?.into_iter().collect())
+}
+
+/// The newest of all changes.
+fn revision_of(meta: &HashMap<Bytes, Bytes>) -> Result<Revision, Error> {
+    Ok(revision_row(meta, REVISION)?.unwrap_or(Revision(1)))
 }
 
 fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Option<Revision>, Error> {
