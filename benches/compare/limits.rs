@@ -76,8 +76,9 @@ pub async fn measure(programs: &Programs, options: &Options) -> Result<Vec<Case>
 }
 
 impl Limits<'_> {
-    /// One more value of a row; `at_most` not finite: nothing is asked of it.
+    /// One more value of a row; `at_most` not finite: nothing is asked of it. Told at once: a whole run takes long.
     fn found(&mut self, name: &str, (unit, at_most): (&str, f64), value: f64) {
+        eprintln!("    {name}: {value:.3} {unit}");
         let known = self.cases.iter().position(|case| case.name == name);
         let place = known.unwrap_or_else(|| {
             let at_most = at_most.is_finite().then_some(at_most);
@@ -159,12 +160,15 @@ impl Limits<'_> {
             };
             let count = cpu(cluster, &["--keys", &keys, "--count-only"])?;
             let page = cpu(cluster, &["--keys", &keys, "--limit", "500"])?;
+            let page_again = cpu(cluster, &["--keys", "1000", "--limit", "500"])?;
             let small_page = cpu(&small, &["--keys", "1000", "--limit", "500"])?;
             self.found(&format!("count of {keys} keys, CPU"), ("us", 1000.0), count);
             self.found("page of 500 out of 1000 keys, CPU", ("us", f64::NAN), small_page);
             // The same, but for what two measurements of the same differ by.
-            let name = format!("page of 500 out of {keys} keys, CPU to that out of 1000");
-            self.found(&name, ("", 1.1), page / small_page);
+            for (which, page) in [("any page", page), ("a page read before", page_again)] {
+                let name = format!("{which} of 500 out of {keys} keys, CPU to that out of 1000");
+                self.found(&name, ("", 1.1), page / small_page);
+            }
         }
         Ok(())
     }

@@ -169,3 +169,42 @@ fn revision_row(meta: &HashMap<Bytes, Bytes>, row: &'static [u8]) -> Result<Opti
     }
     Ok(Some(Revision(revision)))
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::ids::{LogIndex, LogPosition, Term};
+    use crate::storage::{MemoryStore, Round, TableWrite};
+
+    /// The engine was asked for a whole round and has kept its changes without its meta row.
+    #[test]
+    fn changes_beyond_the_revision_of_the_store_are_damage() {
+        let change = |revision: i64| {
+            let pair = KeyValue {
+                key: "key".into(),
+                create_revision: 2,
+                mod_revision: revision,
+                version: revision - 1,
+                ..KeyValue::default()
+            };
+            let at = FullRevision::new(revision, 0);
+            StoredChange { at, tombstone: false, pair: pair.encode_to_vec().into() }
+        };
+        let write = |changes: Vec<StoredChange>, revision: i64| {
+            let value = Some(Bytes::copy_from_slice(&revision.to_be_bytes()));
+            let tables = vec![TableWrite { table: Table::Meta, key: Bytes::from_static(REVISION), value }];
+            let store = Arc::new(MemoryStore::new());
+            let applied = LogPosition { index: LogIndex(1), term: Term(1) };
+            store.write(&Round { applied, changes: changes.clone(), tables }).expect("written");
+            let mut recovery = Recovery::default();
+            changes.iter().for_each(|change| recovery.add(change));
+            recovery.finish(store)
+        };
+        let right = write(vec![change(2), change(3)], 3).expect("recovered");
+        assert_eq!(right.keyspace.revision(), Revision(3));
+        let wrong = write(vec![change(2), change(3)], 2).err().expect("refused");
+        assert!(wrong.to_string().contains("changed at 3, but only at revision 2"), "{wrong}");
+    }
+}

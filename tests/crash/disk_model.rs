@@ -5,6 +5,7 @@
 //! sync of the directory it stands in (a directory's own name by a sync of the one above). What was not synced
 //! may be there or not, sector by sector and name by name, in any order; a rename is there as a whole or not.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -18,6 +19,7 @@ use crate::trace::{Action, FileId, Written};
 
 /// Files are written in pieces of so many bytes; those of zeros alone stay holes.
 const PAGE: usize = 4096;
+const ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// What of the unsynced a power cut keeps.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -273,17 +275,20 @@ fn keeps(kept: Kept, random: &mut StdRng) -> bool {
     }
 }
 
-fn file_left(durable: &[u8], pending: &[(u64, Change)], kept: Kept, random: &mut StdRng) -> Vec<u8> {
+fn file_left<'a>(
+    durable: &'a [u8],
+    pending: &[(u64, Change)],
+    kept: Kept,
+    random: &mut StdRng,
+) -> Cow<'a, [u8]> {
+    if pending.is_empty() || kept == Kept::Nothing {
+        return Cow::Borrowed(durable);
+    }
     let mut left = durable.to_vec();
     let Kept::Some { piece, chance } = kept else {
-        if kept == Kept::Everything {
-            pending.iter().for_each(|(_, change)| change.apply(&mut left));
-        }
-        return left;
+        pending.iter().for_each(|(_, change)| change.apply(&mut left));
+        return Cow::Owned(left);
     };
-    if pending.is_empty() {
-        return left;
-    }
     // The length is that after some of the changes; bytes behind it are lost, bytes never written are zero.
     let mut length = left.len();
     let mut longest = length;
@@ -315,7 +320,7 @@ fn file_left(durable: &[u8], pending: &[(u64, Change)], kept: Kept, random: &mut
         }
     }
     left.truncate(lengths[random.random_range(0..lengths.len())]);
-    left
+    Cow::Owned(left)
 }
 
 /// Writes a file with holes where it is zero.
@@ -323,7 +328,7 @@ fn write_file(path: &Path, bytes: &[u8]) {
     let file = File::create(path).expect("a file can be made");
     file.set_len(bytes.len() as u64).expect("a file can be made longer");
     for (number, page) in bytes.chunks(PAGE).enumerate() {
-        if page.iter().any(|byte| *byte != 0) {
+        if page != &ZEROS[..page.len()] {
             file.write_all_at(page, (number * PAGE) as u64).expect("a file can be written");
         }
     }

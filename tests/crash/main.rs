@@ -18,10 +18,13 @@ mod missing;
 mod peers;
 mod power;
 mod process;
+mod received;
 mod recording;
 #[path = "../common/small_disk.rs"]
 mod small_disk;
 mod trace;
+#[path = "../common/until.rs"]
+mod until;
 mod writer;
 
 use std::env;

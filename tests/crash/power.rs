@@ -18,16 +18,17 @@ use crate::disk_model::{DiskModel, Kept};
 use crate::judge::judge;
 use crate::libraries::{library_or_skip, skip};
 use crate::process::Member;
-use crate::recording::{Course, Load, Recording, record, recorded};
-use crate::seed;
+use crate::recording::{Course, Load, Recording, kind_of, record, recorded};
 use crate::trace::{self, Action, Record};
+use crate::{seed, variable};
 
 /// Servers that are judged at the same time.
 const JUDGED_AT_ONCE: usize = 3;
 /// Cuts in the gate; `DECKLOG_CUTS` says another number, or `all`.
 const CUTS: usize = 200;
-/// Every so many cuts, the recovery behind it is cut, too: in each of its syncs.
-const RECOVERY_CUT_EVERY: usize = 20;
+/// Every so many cuts, the recovery behind it is cut, too: in each of its syncs, some 60. `DECKLOG_RECOVERY_EVERY` says
+/// another number.
+const RECOVERY_CUT_EVERY: u64 = 20;
 /// After so many starts it says how far it is: all cuts take a quarter of an hour and more.
 const SAID_EVERY: usize = 500;
 /// After so many cuts that were not survived, the rest is spared.
@@ -39,7 +40,7 @@ const COURSES: [Course; 5] = [
     Course::Stopped { load: Load::Churn, bytes: 130 << 20 },
     Course::Killed { records: 150 },
 ];
-const WAYS: [Kept; 6] = [
+pub const WAYS: [Kept; 6] = [
     Kept::Nothing,
     Kept::Everything,
     Kept::Some { piece: 512, chance: 0.5 },
@@ -50,12 +51,26 @@ const WAYS: [Kept; 6] = [
 
 /// The power goes before a record comes about.
 #[derive(Clone, Debug)]
-struct Cut {
-    record: usize,
-    moment: u64,
-    kind: String,
-    kept: Kept,
-    seed: u64,
+pub struct Cut {
+    pub record: usize,
+    pub moment: u64,
+    pub kind: String,
+    pub kept: Kept,
+    pub seed: u64,
+}
+
+impl Cut {
+    /// The same moment in several ways.
+    pub fn in_ways(
+        ways: &[Kept],
+        (record, moment): (usize, u64),
+        kind: &str,
+        random: &mut StdRng,
+    ) -> Vec<Self> {
+        let cut =
+            |kept: &Kept| Self { record, moment, kind: kind.to_owned(), kept: *kept, seed: random.random() };
+        ways.iter().map(cut).collect()
+    }
 }
 
 /// Files as a cut left them.
@@ -76,21 +91,22 @@ fn all_cuts(recording: &Recording, random: &mut StdRng) -> Vec<Cut> {
             Action::SyncEnd { .. } if used_again.contains(&record) => {
                 (format!("{phase}: a part of the store's file used again"), &WAYS[..])
             }
-            Action::SyncEnd { path, .. } => (format!("{phase}: {}", recording.kind_of(path)), &WAYS[..]),
+            Action::SyncEnd { path, .. } => {
+                (format!("{phase}: {}", kind_of(recording.root(), path)), &WAYS[..])
+            }
             // Between syncs of a start, only what a kill leaves is new.
             _ if phase.ends_with("start") => (format!("{phase}: killed"), &WAYS[1..2]),
             _ => (String::new(), &WAYS[..0]),
         };
-        for kept in ways.iter().filter(|_| kind.contains(&wanted)) {
-            let (kind, seed) = (kind.clone(), random.random());
-            cuts.push(Cut { record, moment: *position, kind, kept: *kept, seed });
+        if kind.contains(&wanted) {
+            cuts.extend(Cut::in_ways(ways, (record, *position), &kind, random));
         }
     }
     cuts
 }
 
 /// Some of the cuts, of each kind some.
-fn sample(mut cuts: Vec<Cut>, count: usize, random: &mut StdRng) -> Vec<Cut> {
+pub fn sample(mut cuts: Vec<Cut>, count: usize, random: &mut StdRng) -> Vec<Cut> {
     cuts.shuffle(random);
     let mut per_kind = BTreeMap::<String, usize>::new();
     for cut in &cuts {
@@ -112,15 +128,16 @@ fn sample(mut cuts: Vec<Cut>, count: usize, random: &mut StdRng) -> Vec<Cut> {
 /// Puts the files of each cut together, a few ahead of the judges.
 fn leave_all(recording: &Recording, cuts: Vec<Cut>, folder: &Path, out: &mpsc::Sender<Left>) {
     let mut model = recording.before.clone();
+    let recovery_cut_every = variable("DECKLOG_RECOVERY_EVERY").unwrap_or(RECOVERY_CUT_EVERY);
     let mut done = 0;
-    for (number, cut) in cuts.into_iter().enumerate() {
+    for (number, cut) in (0..).zip(cuts) {
         for record in &recording.records[done..cut.record] {
             model.apply(&record.action);
         }
         done = cut.record;
         let place = folder.join(format!("cut-{number}"));
         model.leave(&place, cut.kept, &mut StdRng::seed_from_u64(cut.seed));
-        let cuts_recovery = number % RECOVERY_CUT_EVERY == 0;
+        let cuts_recovery = number % recovery_cut_every == 0;
         if out.blocking_send(Left { place, cut, cuts_recovery }).is_err() {
             return; // a judge has found something
         }
@@ -128,7 +145,7 @@ fn leave_all(recording: &Recording, cuts: Vec<Cut>, folder: &Path, out: &mpsc::S
 }
 
 /// Where the files of the cuts are put together: in memory where there is enough of it.
-fn folder_for_cuts() -> TempDir {
+pub fn folder_for_cuts() -> TempDir {
     const ENOUGH_BYTES: u64 = 2 << 30;
     let memory = Path::new("/dev/shm");
     let free = rustix::fs::statvfs(memory).map_or(0, |found| found.f_bavail * found.f_frsize);
@@ -138,7 +155,7 @@ fn folder_for_cuts() -> TempDir {
     folder.expect("a temporary folder")
 }
 
-fn has_synchronous_files(folder: &Path) -> bool {
+pub fn has_synchronous_files(folder: &Path) -> bool {
     let file = fs::File::create(folder.join("synchronous")).expect("a file can be made");
     rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::SYNC).is_ok()
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use decklog::wire::etcdserverpb::cluster_client::ClusterClient;
 use decklog::wire::etcdserverpb::kv_client::KvClient;
 use decklog::wire::etcdserverpb::lease_client::LeaseClient;
 use decklog::wire::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -29,8 +30,12 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 #[derive(Clone)]
 pub struct Member {
     pub data: PathBuf,
+    name: &'static str,
     client_port: u16,
     peer_port: u16,
+    /// As `--initial-cluster` has them.
+    cluster: String,
+    cluster_state: &'static str,
     variables: Vec<(OsString, OsString)>,
 }
 
@@ -53,12 +58,31 @@ pub struct Ended {
 impl Member {
     /// A member whose data stands in `data`, on ports that nobody listens on.
     pub fn new(data: &Path) -> Self {
-        let (client_port, peer_port) = (free_port(), free_port());
-        Self { data: data.to_owned(), client_port, peer_port, variables: Vec::new() }
+        let (name, client_port, peer_port) = ("one", free_port(), free_port());
+        let cluster = format!("{name}={}", url(peer_port));
+        let (data, variables) = (data.to_owned(), Vec::new());
+        Self { data, name, client_port, peer_port, cluster, cluster_state: "new", variables }
+    }
+
+    /// A second member that joins the first, once that has added it.
+    pub fn joining(data: &Path, first: &Self) -> Self {
+        let name = "two";
+        let member = Self { name, cluster_state: "existing", ..Self::new(data) };
+        let cluster = format!("{},{name}={}", first.cluster, member.peer_url());
+        Self { cluster, ..member }
+    }
+
+    /// The same member with its data elsewhere.
+    pub fn in_directory(&self, data: &Path) -> Self {
+        Self { data: data.to_owned(), ..self.clone() }
     }
 
     pub fn client_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        url(self.client_port)
+    }
+
+    pub fn peer_url(&self) -> String {
+        url(self.peer_port)
     }
 
     /// The same member with one more environment variable.
@@ -78,16 +102,16 @@ impl Member {
 
     /// Starts the server and waits until it serves, or ends.
     pub async fn try_start(&self) -> Result<Process, Ended> {
-        let client_url = format!("http://127.0.0.1:{}", self.client_port);
-        let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
+        let (client_url, peer_url) = (self.client_url(), self.peer_url());
         let mut child = Command::new(env!("CARGO_BIN_EXE_decklog"))
-            .arg("--name=one")
+            .arg(format!("--name={}", self.name))
             .arg(format!("--data-dir={}", self.data.display()))
             .arg(format!("--listen-client-urls={client_url}"))
             .arg(format!("--advertise-client-urls={client_url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))
             .arg(format!("--initial-advertise-peer-urls={peer_url}"))
-            .arg(format!("--initial-cluster=one={peer_url}"))
+            .arg(format!("--initial-cluster={}", self.cluster))
+            .arg(format!("--initial-cluster-state={}", self.cluster_state))
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -163,6 +187,10 @@ impl Process {
         WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
+    pub fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
+    }
+
     pub fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone())
     }
@@ -194,6 +222,10 @@ fn follow_log(stderr: ChildStderr, log: &Mutex<String>, ready: oneshot::Sender<(
         log.push_str(&line);
         log.push('\n');
     }
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
 }
 
 fn free_port() -> u16 {

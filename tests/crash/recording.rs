@@ -125,7 +125,7 @@ async fn live(
 }
 
 /// The trace has missed nothing: what it makes of the files before is what stands there now.
-fn check_trace(root: &Path, records: &[Record], before: &DiskModel) {
+pub fn check_trace(root: &Path, records: &[Record], before: &DiskModel) {
     let mut model = before.clone();
     for record in records {
         model.apply(&record.action);
@@ -252,17 +252,22 @@ impl Recording {
         self.root.parent().expect("the root stands in a folder")
     }
 
-    /// A path as a kind of file: relative, with its numbers left out.
-    pub fn kind_of(&self, path: &Path) -> String {
-        let inner = path.strip_prefix(&self.root).expect("the trace is of the root alone");
-        let is_number = |letter: char| letter.is_ascii_digit() || ('A'..='F').contains(&letter);
-        let text = inner.to_string_lossy().replace(is_number, "");
-        if text.is_empty() { ".".to_owned() } else { text }
+    /// What the trace is of.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 }
 
+/// A path below `root` as a kind of file: relative, with its numbers left out.
+pub fn kind_of(root: &Path, path: &Path) -> String {
+    let inner = path.strip_prefix(root).expect("the trace is of the root alone");
+    let is_number = |letter: char| letter.is_ascii_digit() || ('A'..='F').contains(&letter);
+    let text = inner.to_string_lossy().replace(is_number, "");
+    if text.is_empty() { ".".to_owned() } else { text }
+}
+
 /// A file in one of the store's databases.
-fn is_of_engine(path: &Path) -> bool {
+pub fn is_of_engine(path: &Path) -> bool {
     let above = path.parent().and_then(Path::file_name);
     above.is_some_and(|name| name.to_string_lossy().starts_with("db-"))
 }
