@@ -26,7 +26,7 @@ use crate::{seed, variable};
 const JUDGED_AT_ONCE: usize = 3;
 /// Cuts in the gate; `DECKLOG_CUTS` says another number, or `all`.
 const CUTS: usize = 200;
-/// Every so many cuts, the recovery behind it is cut, too: in each of its syncs, some 60. `DECKLOG_RECOVERY_EVERY` says
+/// Every so many cuts, the recovery behind it is cut, too: in each of its syncs, some 20. `DECKLOG_RECOVERY_EVERY` says
 /// another number.
 const RECOVERY_CUT_EVERY: u64 = 20;
 /// After so many starts it says how far it is: all cuts take a quarter of an hour and more.
