@@ -5,6 +5,7 @@
 mod connections;
 mod event_loop;
 mod handle;
+mod lobby;
 mod log;
 mod message;
 mod node;

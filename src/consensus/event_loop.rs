@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use prometheus::HistogramVec;
 use tokio::sync::oneshot;
 
+use super::lobby::{Lobby, lobby};
 use super::node::{CommittedEntry, Error, Network, Node};
-use super::{
-    ConsensusError, Handle, Install, Message, MessageType, Progress, Proposal, ReadReply, ReceivedState,
-};
+use super::{ConsensusError, Handle, Install, Message, MessageType, Progress, Proposal, ReceivedState};
 use crate::command;
 use crate::courier::Outbox;
 use crate::ids::{LogPosition, MemberId};
@@ -39,7 +38,8 @@ const RETRY: Duration = Duration::from_millis(1);
 pub enum Event {
     Proposal(Proposal),
     Change(Proposal),
-    Read(ReadReply),
+    /// Readers wait in the lobby.
+    Readers,
     /// Of one peer, in order; with the bytes that they count for in the queue.
     Messages(Vec<Message>, usize),
     State(Box<ReceivedState>),
@@ -99,6 +99,7 @@ pub struct Loop {
     events: Receiver<Event>,
     /// Taken out of the inbox, not handled yet.
     taken: VecDeque<Event>,
+    lobby: Lobby,
     committed: Sender<Committed>,
     /// What apply has no room for yet.
     backlog: VecDeque<Committed>,
@@ -139,8 +140,10 @@ impl Loop {
         let (event_sender, events) = bounded(MAX_QUEUED_REQUESTS + MAX_QUEUED_MESSAGES);
         let (committed, committed_receiver) = bounded(MAX_QUEUED_BATCHES);
         let progress = Arc::new(Progress::default());
+        let (door, lobby) = lobby();
         let handle = Handle {
             events: event_sender.clone(),
+            door,
             progress: progress.clone(),
             max_request_bytes: options.max_request_bytes,
             request_timeout: options.request_timeout,
@@ -154,6 +157,7 @@ impl Loop {
             options,
             events,
             taken: VecDeque::new(),
+            lobby,
             committed,
             backlog: VecDeque::new(),
             outbox: Outbox::default(),
@@ -236,6 +240,7 @@ impl Loop {
     /// Steps until nothing is left to flush or to hand on.
     fn settle(&mut self) -> Result<(), Error> {
         self.node.applied(self.progress.applied().index);
+        self.let_readers_in();
         self.node.move_on();
         while self.node.has_ready() {
             let step = self.node.step(&mut *self.outside)?;
@@ -251,6 +256,7 @@ impl Loop {
             for granted in step.granted {
                 self.progress.grant(granted, &mut self.outbox);
             }
+            self.let_readers_in();
             self.node.move_on();
         }
         if let Some(member) = self.node.take_wanted_state() {
@@ -260,6 +266,15 @@ impl Loop {
         self.check_reads();
         self.outbox.send();
         Ok(())
+    }
+
+    /// Those who have come wait for the next round, which begins when none is under way.
+    fn let_readers_in(&mut self) {
+        if self.node.has_round() {
+            self.lobby.keep();
+        } else {
+            self.lobby.let_in().into_iter().for_each(|reader| self.node.read(reader));
+        }
     }
 
     fn hand_on(&mut self) {
@@ -293,8 +308,8 @@ impl Loop {
                     proposals.push(proposal);
                 }
                 Event::Change(proposal) if go_on => self.node.propose_change(proposal),
-                Event::Read(reader) if go_on => self.node.read(reader),
-                Event::Proposal(_) | Event::Change(_) | Event::Read(_) => {}
+                // The lobby is looked at in every turn.
+                Event::Proposal(_) | Event::Change(_) | Event::Readers => {}
                 Event::Messages(messages, bytes) => {
                     turn_bytes += bytes;
                     self.progress.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 
 use super::event_loop::{Event, MAX_QUEUED_REQUESTS};
+use super::lobby::Door;
 use super::{
     ConsensusError, MAX_APPLY_BACKLOG, Message, Progress, Proposal, ReadReply, ReceivedState, Status,
 };
@@ -29,6 +30,7 @@ const SLOW_READ: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Handle {
     pub(super) events: Sender<Event>,
+    pub(super) door: Door,
     pub(super) progress: Arc<Progress>,
     pub(super) max_request_bytes: usize,
     pub(super) request_timeout: Duration,
@@ -112,7 +114,10 @@ impl Handle {
     async fn round(&self) -> Result<(), ConsensusError> {
         let (reply, granted) = oneshot::channel();
         let reader = ReadReply { reply, courier: Courier::here() };
-        self.events.try_send_below(MAX_QUEUED_REQUESTS, Event::Read(reader)).map_err(of_refusal)?;
+        // An inbox without room is looked through, and then the lobby.
+        if self.door.enter(reader)? && self.events.try_send(Event::Readers) == Err(Refused::Closed) {
+            return Err(ConsensusError::Stopped);
+        }
         match tokio::time::timeout(self.request_timeout, granted).await {
             Ok(Ok(granted)) => granted,
             Ok(Err(_closed)) => Err(ConsensusError::Stopped),

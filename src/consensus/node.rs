@@ -3,6 +3,7 @@
 //! messages; gives messages, committed entries and granted reads. Time and network stand outside.
 
 mod changes;
+mod reading;
 mod room;
 mod steps;
 
@@ -14,15 +15,13 @@ use raft::{INVALID_ID, RawNode, StateRole};
 
 use super::log::RaftLog;
 use super::proposal::{Gathered, Replies};
-use super::reads::{Granted, ReadReply, Reads};
+use super::reads::{Granted, Reads};
 use super::waiting::Waiting;
 use super::{ConsensusError, Install, Proposal, ReceivedState};
 use crate::ids::{LogIndex, LogPosition, MemberId, Term};
 use crate::members::Membership;
 use crate::storage;
 
-/// A round of reads that is not answered for so many ticks is asked again: with a heartbeat of 100 ms as often as in etcd.
-const READ_PATIENCE_TICKS: u64 = 5;
 /// Ticks for which nothing comes from a leader whose link broke, after which this member stands for election.
 const LOST_LEADER_TICKS: u64 = 2;
 /// Proposals and reads kept while there is no leader, and the bytes of the proposals; more are refused.
@@ -106,6 +105,8 @@ pub struct Node {
     members: Membership,
     waiting: Waiting,
     reads: Reads,
+    /// What other members are told that asked for their readers.
+    answers: Vec<Message>,
     /// Proposals that wait for a leader.
     held: VecDeque<Proposal>,
     /// Changes of members that wait for the one before.
@@ -156,6 +157,7 @@ impl Node {
             members: options.members.clone(),
             waiting: Waiting::new(options.id, options.seed),
             reads: Reads::new(options.id, options.seed),
+            answers: Vec::new(),
             held: VecDeque::new(),
             changes: VecDeque::new(),
             withheld: VecDeque::new(),
@@ -264,6 +266,10 @@ impl Node {
             return Ok(());
         }
         let (from, term, kind, commit) = (message.from, message.term, message.get_msg_type(), message.commit);
+        if kind == MessageType::MsgReadIndex && self.is_leader() {
+            self.ask_for(message);
+            return Ok(());
+        }
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft did not take a message");
         }
@@ -389,15 +395,6 @@ impl Node {
         }
     }
 
-    /// Lets a reader wait for a round with the leader.
-    pub fn read(&mut self, reader: ReadReply) {
-        if self.reads.len() < MAX_HELD {
-            self.reads.add(reader);
-        } else {
-            drop(reader.reply.send(Err(ConsensusError::TooManyRequests)));
-        }
-    }
-
     /// Does what waited for a leader, and begins a round for those who want to read: when everything that has come was
     /// taken in.
     pub fn move_on(&mut self) {
@@ -406,14 +403,7 @@ impl Node {
             self.propose_now(held.into_iter().filter(|proposal| !proposal.reply.is_closed()));
         }
         self.propose_next_change();
-        let raft = &self.raw.raft;
-        let can_ask = self.leader_lost_since.is_none()
-            && raft.leader_id != INVALID_ID
-            && (!self.is_leader() || raft.commit_to_current_term());
-        if can_ask && self.reads.need_round(self.ticks, READ_PATIENCE_TICKS) {
-            let context = self.reads.begin_round(self.ticks);
-            self.raw.read_index(context);
-        }
+        self.begin_round();
     }
 
     /// After each call into raft: a new term or leader ends the rounds of reads, and begins another election timeout,

@@ -9,7 +9,9 @@ use crate::ids::{LogIndex, LogPosition, Term};
 impl Node {
     /// Whether `step` has something to do.
     pub fn has_ready(&self) -> bool {
-        self.raw.has_ready() || self.withheld.front().is_some_and(|entry| self.may_take(entry))
+        self.raw.has_ready()
+            || !self.answers.is_empty()
+            || self.withheld.front().is_some_and(|entry| self.may_take(entry))
     }
 
     /// Flushes what raft wants kept, then hands out what is committed by it. A leader's messages leave before its own
@@ -26,11 +28,11 @@ impl Node {
         let changes_members = self.raw.store().commits_change(commit, ready.entries());
         let promises = ready.hs().is_some_and(|new| self.raw.store().is_promise(new));
         let mut messages = ready.take_messages();
+        messages.extend(self.take_reads(ready.take_read_states(), &mut step));
         if !changes_members && !promises {
             messages.drain(..).for_each(|message| network.send(message));
             network.depart();
         }
-        self.take_reads(ready.take_read_states(), &mut step);
         let snapshot = ready.snapshot().get_metadata();
         if snapshot.index > 0 {
             let position = LogPosition { index: LogIndex(snapshot.index), term: Term(snapshot.term) };
@@ -62,12 +64,6 @@ impl Node {
         self.step_down_if_removed();
         self.notice();
         Ok(step)
-    }
-
-    fn take_reads(&mut self, states: Vec<raft::ReadState>, step: &mut Step) {
-        for state in states {
-            step.granted.extend(self.reads.answered(&state.request_ctx, LogIndex(state.index)));
-        }
     }
 
     fn take_committed(&mut self, entries: Vec<Entry>, step: &mut Step) -> Result<(), Error> {

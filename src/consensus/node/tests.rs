@@ -219,3 +219,101 @@ fn entries_that_raft_does_not_append_need_no_room() {
     assert!(answers.contains(&(5, false)), "{answers:?}");
     assert_eq!(node.log().last_index().expect("it has one"), 5);
 }
+
+fn question(from: u64, term: u64) -> Message {
+    let mut question = Message::default();
+    question.set_msg_type(MessageType::MsgReadIndex);
+    (question.from, question.to, question.log_term) = (from, 1, term);
+    question.set_entries(vec![Entry { data: Bytes::from_static(b"whose"), ..Entry::default() }].into());
+    question
+}
+
+/// What a node says besides heartbeats, and how many of those.
+fn said(node: &mut Node, disk: &MemoryDisk) -> (Vec<Message>, usize) {
+    let said = run(node, disk).into_iter().map(|(message, _)| message);
+    let is_heartbeat = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeat;
+    let (heartbeats, others): (Vec<_>, Vec<_>) = said.partition(is_heartbeat);
+    (others, heartbeats.len())
+}
+
+/// A leader of so many voters that has committed the first entry of its term.
+fn leader_of(disk: &MemoryDisk, count: u64) -> Node {
+    let mut node = node_of(disk, Membership::new(voters(count)), WalOptions::default());
+    for _ in 0..3 * ELECTION_TICKS {
+        node.tick();
+    }
+    for kind in [
+        MessageType::MsgRequestPreVoteResponse,
+        MessageType::MsgRequestVoteResponse,
+        MessageType::MsgAppendResponse,
+    ] {
+        run(&mut node, disk);
+        for from in 2..=count {
+            let mut answer = message(kind);
+            (answer.from, answer.index) = (from, if kind == MessageType::MsgAppendResponse { 2 } else { 0 });
+            node.receive(answer).expect("taken");
+        }
+    }
+    run(&mut node, disk);
+    assert!(node.is_leader() && node.raw.raft.commit_to_current_term());
+    node
+}
+
+#[test]
+fn who_asks_and_the_leader_are_enough_where_they_are_a_quorum() {
+    let disk = MemoryDisk::default();
+    let mut leader = leader_of(&disk, 3);
+    leader.receive(question(3, 2)).expect("taken");
+    let (said, heartbeats) = said(&mut leader, &disk);
+    let [answer] = said.as_slice() else { panic!("one answer: {said:?}") };
+    assert_eq!((answer.get_msg_type(), answer.to), (MessageType::MsgReadIndexResp, 3));
+    assert_eq!((answer.index, answer.term, heartbeats), (2, 2, 0));
+    assert_eq!(answer.entries[0].data, b"whose".as_slice());
+}
+
+/// It may have been asked under a leader whom nobody followed any more.
+#[test]
+fn what_was_asked_in_another_term_needs_a_round() {
+    let disk = MemoryDisk::default();
+    let mut leader = leader_of(&disk, 3);
+    for term in [0, 1, 3] {
+        leader.receive(question(3, term)).expect("taken");
+    }
+    leader.move_on();
+    assert_eq!(said(&mut leader, &disk), (Vec::new(), 2));
+}
+
+#[test]
+fn a_round_of_the_leader_answers_all_that_asked_before_it() {
+    let disk = MemoryDisk::default();
+    let mut leader = leader_of(&disk, 5);
+    leader.receive(question(3, 2)).expect("taken");
+    leader.receive(question(4, 2)).expect("taken");
+    leader.move_on();
+    let context = leader.raw.raft.msgs.last().map(|heartbeat| heartbeat.context.clone());
+    assert_eq!(said(&mut leader, &disk), (Vec::new(), 4));
+    leader.receive(question(5, 2)).expect("taken");
+    for from in [2, 3] {
+        let mut answer = message(MessageType::MsgHeartbeatResponse);
+        (answer.from, answer.context) = (from, context.clone().expect("it has asked"));
+        leader.receive(answer).expect("taken");
+    }
+    let (said, _) = said(&mut leader, &disk);
+    let answered: Vec<_> = said.iter().map(|answer| (answer.get_msg_type(), answer.to)).collect();
+    assert_eq!(answered, [3, 4].map(|to| (MessageType::MsgReadIndexResp, to)));
+}
+
+#[test]
+fn a_question_says_in_which_term_it_is_asked() {
+    let disk = MemoryDisk::default();
+    let mut follower = node_of(&disk, Membership::new(voters(3)), WalOptions::default());
+    follower.receive(message(MessageType::MsgHeartbeat)).expect("taken");
+    run(&mut follower, &disk);
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    follower.read(crate::consensus::ReadReply { reply, courier: crate::courier::Courier::here() });
+    follower.move_on();
+    let (said, _) = said(&mut follower, &disk);
+    let [asked] = said.as_slice() else { panic!("one question: {said:?}") };
+    assert_eq!((asked.get_msg_type(), asked.to), (MessageType::MsgReadIndex, 2));
+    assert_eq!((asked.log_term, asked.term), (2, 0));
+}

@@ -273,6 +273,7 @@ impl Life {
         let mut did = Did::default();
         let step = self.unfinished.take().expect("a flush was under way");
         self.finish(step, &mut did);
+        self.send_states(&mut did);
         did
     }
 
