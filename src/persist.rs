@@ -16,8 +16,13 @@ use crate::mvcc::{self, Compaction, Reader, Tail};
 use crate::snapshot::Replacement;
 use crate::storage::{self, Round, Store};
 
-/// Defragmentation slices between two looks at the mailbox.
+/// Defragmentation slices between two looks at the mailbox, and the rows of each: while somebody writes, so few that what the
+/// system does of it without a pause takes well below a millisecond. Who waits for a core then waits for that.
 const DEFRAGMENT_SLICES_PER_TURN: usize = 4;
+const DEFRAGMENT_ROWS: usize = 64;
+const DEFRAGMENT_ROWS_BESIDE_WRITES: usize = 4;
+/// How long after a round others count as writing.
+const WRITES_GO_ON: Duration = Duration::from_secs(1);
 /// How long a full disk is left alone before the next try.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
@@ -66,6 +71,7 @@ pub struct Persist {
     defragmenting: Vec<oneshot::Sender<Result<(), String>>>,
     /// A defragmentation takes half of a core and of the disk at most: it rests for as long as it has worked.
     rest: Duration,
+    last_round: Option<Instant>,
     metrics: PersistMetrics,
 }
 
@@ -96,6 +102,7 @@ impl Persist {
             removed_through,
             defragmenting: Vec::new(),
             rest: Duration::ZERO,
+            last_round: None,
             metrics,
         };
         (this, removed)
@@ -194,11 +201,13 @@ impl Persist {
 
     /// A few slices of defragmentation, if somebody waits for one.
     fn step_defragment(&mut self) {
+        let others_write = self.last_round.is_some_and(|last| last.elapsed() < WRITES_GO_ON);
+        let rows = if others_write { DEFRAGMENT_ROWS_BESIDE_WRITES } else { DEFRAGMENT_ROWS };
         for _ in 0..DEFRAGMENT_SLICES_PER_TURN {
             if self.defragmenting.is_empty() {
                 return;
             }
-            let done = match self.store.defragment() {
+            let done = match self.store.defragment(rows) {
                 Ok(true) => continue,
                 Ok(false) => Ok(()),
                 Err(error) => {
@@ -242,6 +251,7 @@ impl Persist {
                 return Ok(());
             }
             if let Some(round) = work.round {
+                self.last_round = Some(Instant::now());
                 self.look_for_room(mailbox::bytes_of(&round) as u64)?;
                 self.until_there_is_room(mailbox, options, |this| this.write(&round))?;
             }

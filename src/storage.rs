@@ -150,9 +150,9 @@ pub trait Store: Send + Sync + 'static {
     /// with the next one that is begun, or at the next start.
     fn discard(&self);
 
-    /// Does one bounded slice of giving space back to the file system; `true` while there is more to do.
+    /// Does one slice of giving space back to the file system, of at most so many rows; `true` while there is more to do.
     /// Reads and writes go on between slices.
-    fn defragment(&self) -> Result<bool, Error>;
+    fn defragment(&self, rows: usize) -> Result<bool, Error>;
 }
 
 /// What a change counts for in `Sizes::in_use`: its key in etcd's storage form, and its pair.

@@ -16,7 +16,7 @@ use crate::mvcc::{Keyspace, Recovered};
 use crate::storage::{self, Round, Store, StoredChange, Table, TableWrite};
 
 /// Bytes that are written to the store at once.
-const ROUND_BYTES: usize = 4 << 20;
+const ROUND_BYTES: usize = 512 << 10;
 
 /// What a row or a change takes beside its bytes.
 const ITEM_BYTES: usize = 64;

@@ -204,7 +204,7 @@ impl Store for MemoryStore {
 
     fn discard(&self) {}
 
-    fn defragment(&self) -> Result<bool, Error> {
+    fn defragment(&self, _rows: usize) -> Result<bool, Error> {
         self.call("defragment").map(|_| false)
     }
 }

@@ -39,8 +39,6 @@ const MAX_READ_TRIES: usize = 8;
 /// Bytes of revisions that a slice of a compaction looks at, and when the disk is nearly full.
 const MAX_SLICE_BYTES: u64 = 2 << 20;
 const MAX_TIGHT_SLICE_BYTES: u64 = 256 << 10;
-/// Rows copied in one slice of a defragmentation.
-const DEFRAGMENT_ROWS: usize = 64;
 
 /// Bytes of memory that reads may use.
 #[derive(Clone, Copy, Debug)]
@@ -461,10 +459,10 @@ impl Store for SledStore {
         self.engine.discard();
     }
 
-    fn defragment(&self) -> Result<bool, Error> {
+    fn defragment(&self, rows: usize) -> Result<bool, Error> {
         let mut writer = self.writer.lock();
         self.mend(&mut writer)?;
-        let more = self.engine.defragment(DEFRAGMENT_ROWS)?;
+        let more = self.engine.defragment(rows)?;
         if !more {
             self.on_disk.store(self.engine.size_on_disk(), Ordering::Release);
         }

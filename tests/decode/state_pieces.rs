@@ -282,7 +282,7 @@ impl Store for Endless {
 
     fn discard(&self) {}
 
-    fn defragment(&self) -> Result<bool, StoreError> {
+    fn defragment(&self, _rows: usize) -> Result<bool, StoreError> {
         Ok(false)
     }
 }

@@ -157,7 +157,7 @@ fn a_start_shows_the_old_state_or_the_new_one_wherever_it_was_stopped() {
     }
     old_state_or_refused(directory);
     // The old store is copied meanwhile: neither is taken for the other's copy.
-    while store.defragment().expect("copied") {}
+    while store.defragment(64).expect("copied") {}
     old_state_or_refused(directory);
     let received = incoming.finish().expect("it is whole");
     old_or_new_as_the_log_says(directory);

@@ -230,7 +230,7 @@ impl Rig {
     }
 
     pub fn defragment(&mut self) {
-        self.running().store.defragment().expect("defragmented");
+        self.running().store.defragment(64).expect("defragmented");
     }
 
     /// Persists and compacts until nothing is left to do.

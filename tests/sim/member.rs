@@ -190,7 +190,7 @@ impl Member {
     }
 
     pub fn defragment(&mut self) -> Result<(), Stopped> {
-        match self.store.defragment() {
+        match self.store.defragment(64) {
             Ok(_) | Err(Error::Full { .. }) => Ok(()),
             Err(_stopped) => Err(Stopped),
         }

@@ -136,8 +136,8 @@ fn it_is_its_twin_through_rounds_compactions_restarts_and_defragmentations() {
                     drop(sled);
                     sled = open(directory.path());
                 }
-                3 => while sled.defragment().expect("defragmented") {},
-                4 => assert!(sled.defragment().is_ok()),
+                3 => while sled.defragment(64).expect("defragmented") {},
+                4 => assert!(sled.defragment(64).is_ok()),
                 _ => {}
             }
             let at = FullRevision::new(random.random_range(0..=main), random.random_range(0..3));
@@ -186,7 +186,7 @@ fn readers_go_on_while_blocks_are_replaced() {
             let keep = &mut |change: &StoredChange| change.at.main.0 % divisor == 0;
             from = store.retain(start, Revision(400), 20, keep).expect("retained");
         }
-        while store.defragment().expect("defragmented") {}
+        while store.defragment(64).expect("defragmented") {}
     }
     done.store(true, Ordering::Release);
     for reader in readers {

@@ -90,7 +90,7 @@ impl Candidate for Own {
     }
 
     fn defragment(&self) -> Result<(), Failure> {
-        while self.0.defragment()? {}
+        while self.0.defragment(64)? {}
         Ok(())
     }
 }
