@@ -50,7 +50,7 @@ impl Door {
 }
 
 impl Lobby {
-    /// Everybody. The loop is told of who comes next.
+    /// Everybody. When that is nobody, the loop is told of who comes next; otherwise it looks here again in its turn.
     pub fn let_in(&self) -> Vec<ReadReply> {
         let mut state = self.0.lock();
         state.is_awaited = state.readers.is_empty();
@@ -91,7 +91,7 @@ mod tests {
         let (door, lobby) = lobby();
         assert_eq!([door.enter(reader().0), door.enter(reader().0)], [Ok(true), Ok(false)]);
         assert_eq!(lobby.let_in().len(), 2);
-        // Who has let somebody in looks once more: a round begins or it does not.
+        // The loop looks once more when it has let somebody in.
         assert_eq!(lobby.let_in().len(), 0);
         assert_eq!(door.enter(reader().0), Ok(true));
         lobby.keep();

@@ -76,6 +76,12 @@ impl Keys {
         Self { bytes: self.bytes.split_off(start), ends }
     }
 
+    /// Gives back the room for further keys.
+    pub fn shrink_to_fit(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
     pub fn append(&mut self, right: &Self) {
         let moved = u32::try_from(self.bytes.len()).expect("a node's keys stay below 4 GiB");
         self.bytes.extend_from_slice(&right.bytes);

@@ -289,7 +289,11 @@ impl Leaf {
         let place = self.older_at(slot).unwrap_or_else(|place| place);
         let moved = u16::try_from(slot).expect("a leaf has at most LEAF_KEYS slots");
         let older = self.older.split_off(place).into_iter().map(|(at, older)| (at - moved, older)).collect();
-        Self { keys: self.keys.split_off(slot), newest: self.newest.split_off(slot), older }
+        let right = Self { keys: self.keys.split_off(slot), newest: self.newest.split_off(slot), older };
+        // It may stay as it is for good: keys that rise go on in the right half.
+        self.keys.shrink_to_fit();
+        self.newest.shrink_to_fit();
+        right
     }
 
     fn append(&mut self, right: &Self) {
@@ -413,13 +417,14 @@ fn push_below(node: &mut Arc<Node>, key: &[u8], version: Version) -> (i64, Optio
     }
 }
 
-/// Keys that arrive in rising order fill leaves to the brim: the split point follows the insertion.
+/// Keys that arrive in rising order, or nearly so because many clients put them, fill leaves to the brim: the split point follows
+/// an insertion near the end.
 fn split_leaf(leaf: &mut Leaf, inserted: usize) -> Option<Split> {
     let length = leaf.newest.len();
     if length <= LEAF_KEYS {
         return None;
     }
-    let at = if inserted + 1 == length { length - 1 } else { length / 2 };
+    let at = if inserted >= length - length / 8 { inserted } else { length / 2 };
     let right = leaf.split_off(at);
     let live = right.live_in(0..right.newest.len());
     Some(Split { low: right.keys.get(0).to_vec(), live, node: Arc::new(Node::Leaf(right)) })

@@ -1,5 +1,5 @@
-//! Receiving: pieces go into a store of their own as they come; when it is whole, the state is recovered from it as a start
-//! would. Until then it stands for no entry, and nothing takes it for a state.
+//! Receiving: pieces go into a store of their own as they come, and the index comes about beside it; when it is whole, the state is
+//! recovered as at a start, but without reading the changes back. Until then it stands for no entry, and nothing takes it for a state.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +12,7 @@ use crate::alarm::Alarms;
 use crate::ids::{FullRevision, LogPosition, Revision};
 use crate::lease::Leases;
 use crate::members::Membership;
-use crate::mvcc::{Keyspace, Recovered};
+use crate::mvcc::{Keyspace, Recovered, Recovery};
 use crate::storage::{self, Round, Store, StoredChange, Table, TableWrite};
 
 /// Bytes that are written to the store at once.
@@ -47,6 +47,7 @@ impl Importer {
             last: Last::Nothing,
             round: Round::default(),
             round_bytes: 0,
+            recovery: Recovery::default(),
             counted: Trailer::default(),
             is_whole: false,
             has_failed: false,
@@ -63,6 +64,7 @@ pub struct Incoming {
     last: Last,
     round: Round,
     round_bytes: usize,
+    recovery: Recovery,
     counted: Trailer,
     is_whole: bool,
     has_failed: bool,
@@ -112,7 +114,7 @@ impl Incoming {
         self.write_round()?;
         let flushed = self.draft.store.flush()?;
         assert_eq!(flushed, header.position, "the last round was written");
-        recover(self.draft, header)
+        recover(self.draft, self.recovery, header)
     }
 
     fn write_round(&mut self) -> Result<(), Error> {
@@ -166,6 +168,7 @@ impl Incoming {
         self.last = Last::Change(at);
         self.round_bytes += change.pair.len() + ITEM_BYTES;
         self.counted.changes += 1;
+        self.recovery.add(&change);
         self.round.changes.push(change);
         Some(())
     }
@@ -180,10 +183,10 @@ impl Incoming {
     }
 }
 
-/// As a start would.
-fn recover(draft: Draft, header: Header) -> Result<Received, Error> {
+/// As a start would, which adds the changes to the recovery as it reads them.
+fn recover(draft: Draft, recovery: Recovery, header: Header) -> Result<Received, Error> {
     let store = &draft.store;
-    let Recovered { keyspace, attachments, compaction_is_open } = Keyspace::recover(store.clone())?;
+    let Recovered { keyspace, attachments, compaction_is_open } = recovery.finish(store.clone())?;
     if (keyspace.revision(), keyspace.compacted()) != (header.revision, header.compacted) {
         return Err(Error::Damaged("its rows are of another revision than its header".to_owned()));
     }

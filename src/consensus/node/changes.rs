@@ -156,10 +156,13 @@ impl Node {
         Some(MemberId(wanted))
     }
 
-    /// A state of `position` is ready to be sent: raft sends its message when it next has something for the member.
+    /// A state of `position` is ready to be sent: raft sends its message now, or when it next has something for the member.
     pub fn offer_state(&mut self, to: MemberId, position: LogPosition, members: &Membership) {
         self.sending = Some(position.index);
         self.raw.mut_store().offer(to.0, position, members);
+        if self.is_leader() && self.raw.raft.prs().get(to.0).is_some() {
+            self.raw.raft.send_append(to.0);
+        }
     }
 
     /// A state has been sent, or could not be.
