@@ -16,8 +16,8 @@ use crate::mvcc::{self, Compaction, Reader, Tail};
 use crate::snapshot::Replacement;
 use crate::storage::{self, Round, Store};
 
-/// Defragmentation slices between two looks at the mailbox, and the rows of each: while somebody writes, so few that what the
-/// system does of it without a pause takes well below a millisecond. Who waits for a core then waits for that.
+/// Defragmentation slices between two looks at the mailbox, and the rows of each: few while somebody writes, who waits the
+/// longer for a core the more the system writes at once.
 const DEFRAGMENT_SLICES_PER_TURN: usize = 4;
 const DEFRAGMENT_ROWS: usize = 64;
 const DEFRAGMENT_ROWS_BESIDE_WRITES: usize = 4;
