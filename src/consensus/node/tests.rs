@@ -317,3 +317,28 @@ fn a_question_says_in_which_term_it_is_asked() {
     assert_eq!((asked.get_msg_type(), asked.to), (MessageType::MsgReadIndex, 2));
     assert_eq!((asked.log_term, asked.term), (2, 0));
 }
+
+/// Not with the next heartbeat.
+#[test]
+fn a_state_that_is_ready_is_sent_at_once() {
+    let disk = MemoryDisk::default();
+    let mut leader = leader_of(&disk, 3);
+    let mut answer = message(MessageType::MsgAppendResponse);
+    for index in 3..9 {
+        leader.propose([proposal(vec![b'c'; 100])]);
+        run(&mut leader, &disk);
+        answer.index = index;
+        leader.receive(answer.clone()).expect("taken");
+        run(&mut leader, &disk);
+    }
+    leader.progressed(LogIndex(8), LogIndex(8), 0).expect("cut");
+    (answer.from, answer.index, answer.reject, answer.reject_hint) = (3, 8, true, 1);
+    leader.receive(answer).expect("taken");
+    run(&mut leader, &disk);
+    assert_eq!(leader.take_wanted_state(), Some(MemberId(3)));
+    let position = LogPosition { index: LogIndex(8), term: Term(2) };
+    leader.offer_state(MemberId(3), position, &Membership::new(voters(3)));
+    let (said, _) = said(&mut leader, &disk);
+    let [state] = said.as_slice() else { panic!("one message: {said:?}") };
+    assert_eq!((state.get_msg_type(), state.to), (MessageType::MsgSnapshot, 3));
+}
